@@ -1,0 +1,56 @@
+# Two commands do everything on a machine with Python 3.11+ and make:
+#   make book   builds the site            make test   runs every test
+# Another Python is chosen at the first of them, as in `make PYTHON=python3.13 book`.
+PYTHON ?= python3
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help book test notebooks full bench constraints repository diff-setup clean
+
+bin := .venv/bin
+ready := .venv/ready
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+[a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(ready): pyproject.toml constraints.txt
+	@echo "Setting up .venv: 1.4 GB on disk, a minute or two"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@[ -x $(bin)/uv ] || { $(PYTHON) -m venv .venv && $(bin)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@$(bin)/uv pip install --python $(bin)/python --compile-bytecode -c constraints.txt -e . --group dev 2>&1 | grep -v '^ [-+~] '
+	@touch $@
+
+book: $(ready)  ## build the site from the stored outputs, warnings as errors
+	@start=$$SECONDS; $(bin)/jupyter-book build book -W -n --keep-going; echo "The book is built ($$((SECONDS - start)) s). Read it: open _build/html/index.html"
+
+test: $(ready)  ## run every test: style, library, chapters, book, site
+	@start=$$SECONDS; failed=; \
+	step() { local name=$$1 began=$$SECONDS; shift; echo "== $$name"; "$$@" || failed+=" [$$name]"; echo "== $$name: $$((SECONDS - began)) s"; }; \
+	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet ."; \
+	step "library and project" $(bin)/pytest -q -n 2 --durations=10 --ignore=tests/test_site.py --doctest-modules --cov=himlib tests himlib; \
+	step "chapters, executed and compared" $(bin)/pytest -q --durations=10 --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/*.ipynb; \
+	step "book" $(MAKE) --no-print-directory book; \
+	step "site in a browser" $(bin)/pytest -q -rs tests/test_site.py; \
+	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }; \
+	echo "All tests passed ($$((SECONDS - start)) s)"
+
+notebooks: $(ready)  ## execute the chapters whose code changed, and store their outputs (ALL=1: every chapter)
+	@$(bin)/ruff format --quiet book && $(bin)/python book/notebooks.py run $(if $(ALL),--all)
+
+full: $(ready)  ## execute the chapters at the paper's scale, into _build/full
+	@$(bin)/python book/notebooks.py full
+
+bench: $(ready)  ## measure the speed of himlib
+	@$(bin)/python -m tests.benchmarks
+
+constraints: $(ready)  ## take the newest versions of everything into constraints.txt
+	@$(bin)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --no-header --no-annotate --quiet -o constraints.txt
+
+repository: $(ready)  ## write the repository's address wherever it is needed: make repository URL=...
+	@$(bin)/python book/notebooks.py repository "$(URL)"
+
+diff-setup: $(ready)  ## show notebooks as text in git diff
+	@git config diff.notebook.textconv "$(bin)/jupytext --to md --output -"; echo "git diff shows notebooks as text now"
+
+clean:  ## remove what was built
+	@rm -rf _build .pytest_cache .ruff_cache .coverage

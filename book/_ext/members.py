@@ -1,0 +1,11 @@
+"""Keep off the API page the fields of named tuples, which their class lists, and what is not himlib's."""
+
+
+def skip(app, what, name, member, skipped, options):
+    foreign = not (getattr(member, "__module__", None) or "himlib").startswith("himlib")
+    return True if foreign or type(member).__name__ == "_tuplegetter" else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,153 @@
+"""The project's own rules: versions, addresses, pages, references, documentation."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import shutil
+import subprocess
+import tomllib
+
+import notebooks
+import pytest
+import yaml
+from notebooks import BOOK, ROOT
+
+import himlib
+
+TRACKED = {str(path.relative_to(ROOT)): path.read_text() for path in notebooks.tracked()}
+PROJECT = tomllib.loads(TRACKED["pyproject.toml"])
+MODULES = {
+    name: importlib.import_module(name) for _, name, _ in pkgutil.walk_packages(himlib.__path__, "himlib.")
+}
+PUBLIC = {name: module for name, module in MODULES.items() if getattr(module, "__all__", [])}
+# Repositories of others that the book may point to.
+OTHERS = ("github.com/jax-ml/jax", "github.com/google/flax")
+BRITISH = (
+    "behaviour|colour|neighbour|favour|labelled|modell(?:ed|ing)|centred|(?:normal|optim|parametr|parameter|initial|"
+    "standard|vector|general|summar|minim|maxim|real|random|factor|marginal|amort|discret|organ|regular)is(?:e|ing|ation)"
+)
+
+
+def found(pattern: str, texts: dict[str, str]) -> list[str]:
+    return [f"{name}: {match[0]}" for name, text in texts.items() for match in re.finditer(pattern, text)]
+
+
+def stray_addresses(texts: dict[str, str]) -> list[str]:
+    """List the addresses of repositories that the one setting does not explain."""
+    known = {*notebooks.addresses(notebooks.repository_url()), *OTHERS}
+    places = r"(?:github\.com|(?<=\.com/)github|/gh)/[\w-]+/[\w.-]+|[\w-]+\.github\.io/[\w.-]+"
+    matches = (match[0] for text in texts.values() for match in re.finditer(places, text))
+    return [place for place in matches if place.rstrip(".").removesuffix(".git") not in known]
+
+
+def test_versions():
+    assert "://" not in TRACKED["constraints.txt"]
+    pins = TRACKED["constraints.txt"].splitlines()
+    assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+( ; .+)?", pin)] == []
+    bounds = PROJECT["project"]["dependencies"]
+    assert [bound for bound in bounds if not re.fullmatch(r"[\w-]+>=[\d.]+", bound)] == []
+
+
+def test_environment():
+    environment = yaml.safe_load(TRACKED["environment.yml"])
+    assert set(environment) == {"name", "channels", "dependencies"}
+    python, pip, lines = environment["dependencies"]
+    workflow = yaml.safe_load(TRACKED[".github/workflows/book.yml"])
+    assert python.removeprefix("python=") == workflow["jobs"]["test"]["strategy"]["matrix"]["python"][0]
+    assert pip == "pip"
+    for line in lines["pip"]:
+        option, path = line.split()
+        assert option in ("-c", "-e")
+        assert (ROOT / path).exists()
+
+
+@pytest.mark.skipif(not shutil.which("jupyter-repo2docker"), reason="repo2docker is not installed")
+def test_binder_recognizes_the_environment():
+    command = ["jupyter-repo2docker", "--no-build", "--debug", "."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "conda environment" in done.stdout + done.stderr
+
+
+def test_citation():
+    citation = yaml.safe_load(TRACKED["CITATION.cff"])
+    assert citation["version"] == PROJECT["project"]["version"]
+    assert citation["repository-code"] == notebooks.repository_url()
+
+
+def test_addresses():
+    assert stray_addresses(TRACKED) == []
+    own = notebooks.repository_url()
+    assert stray_addresses({"a": f"{own} git+{own}@main {own}.git, {own}."}) == []
+    strays = [
+        own + "-2",
+        own.replace("github.com/", "github.com/not-"),
+        "https://someone.github" + ".io/book",
+    ]
+    strays += [
+        "https://mybinder.org/v2/gh/" + "some/one",
+        "https://colab.research.google.com/github/" + "some/one",
+    ]
+    assert len(stray_addresses({"a": " ".join(strays)})) == len(strays)
+
+
+def test_nothing_of_this_machine():
+    # The notebooks' check looks for temporary folders as well; a library may name them.
+    pattern = r"/(?:root|work|home|Users)/[a-z.]|ipykernel_\d"
+    assert found(pattern, TRACKED) == []
+    assert found(pattern, {"a": "/" + "home/me"}) != []
+
+
+def test_spelling():
+    texts = {
+        name: text
+        for name, text in TRACKED.items()
+        if name not in ("book/references.bib", "tests/test_project.py")
+    }
+    assert found(rf"(?i)\b(?:\w*(?:{BRITISH})\w*)\b", texts) == []
+    assert found(BRITISH, {"a": "colour and normalise; optimistic colors"}) == ["a: colour", "a: normalise"]
+
+
+def test_files_are_where_links_say():
+    for name in ("README.md", "CONTRIBUTING.md"):
+        targets = re.findall(r"\]\((?!http)([^)#]+)", TRACKED[name])
+        assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_every_page_is_listed():
+    listed = re.findall(r"(?:file|root): (\w+)", TRACKED["book/_toc.yml"])
+    pages = [
+        path.stem
+        for suffix in ("md", "ipynb")
+        for path in BOOK.glob(f"*.{suffix}")
+        if path.stem != "template"
+    ]
+    assert sorted(listed) == sorted(pages)
+
+
+def test_every_reference_is_used():
+    keys = set(re.findall(r"@\w+\{(\w+),", TRACKED["book/references.bib"]))
+    texts = [
+        text
+        for name, text in TRACKED.items()
+        if name.startswith("book/") and name.endswith((".md", ".ipynb"))
+    ]
+    roles = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", "".join(texts))
+    assert {key.strip() for role in roles for key in role.split(",")} == keys
+
+
+def test_every_module_is_on_the_api_page():
+    assert sorted(re.findall(r"automodule:: ([\w.]+)", TRACKED["book/api.md"])) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_documented(module):
+    named = {name: getattr(MODULES[module], name) for name in MODULES[module].__all__}
+    bare = [
+        name
+        for name, value in named.items()
+        if (inspect.isclass(value) or inspect.isroutine(value)) and ">>>" not in (inspect.getdoc(value) or "")
+    ]
+    assert bare == [], "without an example"
+    assert MODULES[module].__doc__
