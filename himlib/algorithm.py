@@ -1,0 +1,129 @@
+"""What an algorithm takes, carries and reports: named tuples, so that every part is a pytree."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from himlib.families import Frame
+
+__all__ = ["Algorithm", "Data", "Info", "State"]
+
+
+class Data(NamedTuple):
+    """Observations with a leading axis of N data.
+
+    Attributes
+    ----------
+    x
+        What the model simulates.
+    covariate
+        What it is conditioned on: the state before a Markov transition, the features of a labeled
+        row, or None.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> Data(jnp.zeros((100, 2))).covariate is None
+    True
+    """
+
+    x: Any
+    covariate: Any = None
+
+
+class State(NamedTuple):
+    """All that a run carries from step to step.
+
+    Attributes
+    ----------
+    ratio, posterior
+        Parameters of r, and of q: ``{"beta": ..., "z": ...}``.
+    ratio_optimizer, posterior_optimizer
+        Their optax states.
+    frame
+        The proposal of the current round, which also sets the units of q.
+    step
+        Steps taken.
+
+    Examples
+    --------
+    >>> State._fields
+    ('ratio', 'posterior', 'ratio_optimizer', 'posterior_optimizer', 'frame', 'step')
+    """
+
+    ratio: Any
+    posterior: Any
+    ratio_optimizer: Any
+    posterior_optimizer: Any
+    frame: Frame
+    step: jax.Array
+
+
+class Info(NamedTuple):
+    """What a step reports; all scalars.
+
+    Attributes
+    ----------
+    elbo
+        The estimate of equation 7, up to a constant, in nats.
+    ratio_loss
+        D, in nats for the log loss: 2 log 2 = 1.386 when r tells nothing, 0 when it is saturated.
+    accuracy
+        Share of the ratio's batch that r classifies rightly.
+    ratio_gradient, posterior_gradient
+        Norms of the two gradients.
+    spread
+        Geometric mean of the sds of q in units of the proposal's scale (0 for a point mass).
+
+    Examples
+    --------
+    >>> Info._fields[:3]
+    ('elbo', 'ratio_loss', 'accuracy')
+    """
+
+    elbo: jax.Array
+    ratio_loss: jax.Array
+    accuracy: jax.Array
+    ratio_gradient: jax.Array
+    posterior_gradient: jax.Array
+    spread: jax.Array
+
+
+class Algorithm(NamedTuple):
+    """LFVI as pure functions.
+
+    Attributes
+    ----------
+    init
+        ``init(key, data) -> State``
+    step
+        ``step(key, state, data) -> (State, Info)``: ``ratio_steps`` steps of r, then one of q.
+    refine
+        ``refine(key, state, data) -> State``: start a new round, in which the proposal is centered
+        at the present q, ``width`` times as wide, never wider than before; r starts afresh.
+    moments
+        ``moments(state) -> (2, d) array``: mean and sd of q in unconstrained coordinates.
+    sample
+        ``sample(key, state, size) -> beta`` with a leading axis.
+    sample_local
+        ``sample_local(key, state, beta, data) -> z``: one z for each row of data, at one beta.
+    elbo
+        ``elbo(key, state, data) -> scalar``: the objective over all data, in nats, up to a constant.
+    log_ratio
+        ``log_ratio(state, x, z, beta, covariate) -> r`` for one datum.
+
+    Examples
+    --------
+    >>> Algorithm._fields[:2]
+    ('init', 'step')
+    """
+
+    init: Callable
+    step: Callable
+    refine: Callable
+    moments: Callable
+    sample: Callable
+    sample_local: Callable
+    elbo: Callable
+    log_ratio: Callable

@@ -1,0 +1,155 @@
+"""What can be refused before a run starts: what was expected, what came, the likely cause."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
+from himlib.models import HierarchicalImplicitModel
+from himlib.networks import Network
+
+
+def check_options(model, posterior, ratio, local, reference, proposal, jitter) -> None:
+    """Refuse arguments of :func:`himlib.lfvi.lfvi` of a wrong kind.
+
+    Examples
+    --------
+    >>> check_options(None, None, None, None, "predictive", "round", None)
+    Traceback (most recent call last):
+    TypeError: model: expected a HierarchicalImplicitModel, got NoneType.
+    """
+    if not isinstance(model, HierarchicalImplicitModel):
+        raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
+    if isinstance(posterior, ImplicitConditional):
+        raise TypeError(
+            "posterior: q(beta) needs a density, for log p(beta) - log q(beta) is evaluated, and an "
+            "ImplicitConditional has none; use MeanFieldNormal, FullRankNormal or PointMass, and pass "
+            "the implicit family as local."
+        )
+    if not isinstance(posterior, MeanFieldNormal | FullRankNormal | PointMass):
+        raise TypeError(
+            "posterior: expected an instance of MeanFieldNormal, FullRankNormal or PointMass, got "
+            f"{getattr(posterior, '__name__', type(posterior).__name__)}."
+        )
+    if not isinstance(ratio, Network):
+        raise TypeError(
+            f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}; "
+            "see himlib.networks.ratio_network and himlib.networks.pure."
+        )
+    if local is not None and not hasattr(local, "sample"):
+        raise TypeError(f"local: expected an ImplicitConditional or None, got {type(local).__name__}.")
+    if not callable(reference) and reference not in ("predictive", "empirical"):
+        raise ValueError(f"reference: expected 'predictive', 'empirical' or a function, got {reference!r}.")
+    if proposal not in ("round", "posterior"):
+        raise ValueError(f"proposal: expected 'round' or 'posterior', got {proposal!r}.")
+    if proposal == "posterior" and isinstance(posterior, PointMass):
+        raise ValueError("proposal: a point mass has no width to propose from; use proposal='round'.")
+    if jitter is not None and reference == "empirical":
+        raise ValueError("jitter: the empirical reference pairs each x with its own covariate, as it is.")
+
+
+def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_samples) -> None:
+    """Refuse sizes out of range.
+
+    Examples
+    --------
+    >>> check_sizes(width=0, ratio_batch=8, ratio_steps=1, batch_size=None, posterior_samples=1)
+    Traceback (most recent call last):
+    ValueError: width: expected a positive number, got 0.
+    """
+    if not width > 0:
+        raise ValueError(f"width: expected a positive number, got {width}.")
+    counts = {"ratio_steps": ratio_steps, "batch_size": batch_size, "posterior_samples": posterior_samples}
+    for name, value in counts.items():
+        if value is not None and not (isinstance(value, int) and value > 0):
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    if not isinstance(ratio_batch, int) or ratio_batch < 2 or ratio_batch % 2:
+        raise ValueError(f"ratio_batch: expected an even positive integer, got {ratio_batch!r}.")
+
+
+def check_data(data: Any, batch_size: int | None) -> None:
+    """Refuse observations that no model could have made.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from himlib.algorithm import Data
+    >>> check_data(Data(jnp.zeros(3)), batch_size=4)
+    Traceback (most recent call last):
+    ValueError: data: 3 observations are fewer than batch_size=4; None takes all of them.
+    """
+    if not hasattr(data, "covariate"):
+        raise TypeError(f"data: expected Data(x, covariate), got {type(data).__name__}.")
+    leaves = jax.tree.leaves(data)
+    if not leaves or any(jnp.ndim(leaf) == 0 for leaf in leaves):
+        raise ValueError("data: expected arrays with a leading axis of N observations.")
+    sizes = {len(leaf) for leaf in leaves}
+    if len(sizes) > 1:
+        raise ValueError(f"data: x and covariate differ in their leading axes, {sorted(sizes)}.")
+    (size,) = sizes
+    if size == 0:
+        raise ValueError("data: no observations.")
+    if batch_size is not None and size < batch_size:
+        raise ValueError(
+            f"data: {size} observations are fewer than batch_size={batch_size}; None takes all of them."
+        )
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        finite = [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
+        if not all(finite):
+            raise ValueError("data: missing or infinite values.")
+
+
+def check_simulated(model: HierarchicalImplicitModel, data: Any, local: Any) -> None:
+    """Hold the shapes that the simulator promises against what was observed and what q expects.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpyro.distributions as dist
+    >>> from himlib.algorithm import Data
+    >>> model = HierarchicalImplicitModel(dist.Normal(0, 1), noise_shape=(),
+    ...     generate=lambda noise, beta, covariate: (None, beta + noise))
+    >>> check_simulated(model, Data(jnp.zeros((3, 5))), None)
+    Traceback (most recent call last):
+    ValueError: simulator: gives x of shape () and float32, the data have (5,) and float32.
+    """
+
+    def simulate(key, covariate):
+        beta = model.sample_prior(key, (jax.tree.leaves(data)[0].shape[0],))
+        return model.simulate_batch(key, beta, covariate)
+
+    made = jax.eval_shape(simulate, jax.random.key(0), data.covariate)
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise TypeError(f"simulator: expected a pair (z, x), got {type(made).__name__}.")
+    z, x = made
+    if jax.tree.structure(x) != jax.tree.structure(data.x):
+        raise ValueError(
+            f"simulator: expected (z, x) with x like the data, {jax.tree.structure(data.x)}, "
+            f"got {jax.tree.structure(x)}; is the order (z, x)?"
+        )
+    for made, seen in zip(jax.tree.leaves(x), jax.tree.leaves(data.x), strict=True):
+        if made.shape[1:] != seen.shape[1:] or made.dtype != seen.dtype:
+            raise ValueError(
+                f"simulator: gives x of shape {made.shape[1:]} and {made.dtype}, "
+                f"the data have {seen.shape[1:]} and {seen.dtype}."
+            )
+    if (z is None) != (local is None):
+        given = "no z; pass local=None." if z is None else "a z; pass a family for it."
+        raise ValueError(f"local: the simulator gives {given}")
+
+
+def check_finite(share: jax.Array) -> None:
+    """Refuse a simulator that gives numbers that are none, at the first proposal.
+
+    Examples
+    --------
+    >>> check_finite(0.75)
+    Traceback (most recent call last):
+    ValueError: simulator: 25.0% of some output is not finite at the prior: bound its state, narrow the prior.
+    """
+    if not isinstance(share, jax.core.Tracer) and share < 1:  # under vmap there is no value to look at
+        raise ValueError(
+            f"simulator: {1 - float(share):.1%} of some output is not finite at the prior: "
+            "bound its state, narrow the prior."
+        )

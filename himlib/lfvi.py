@@ -1,0 +1,362 @@
+r"""Likelihood-free variational inference (Tran, Ranganath and Blei 2017, section 3).
+
+The objective is the evidence lower bound with a learned log ratio r in it (equation 7),
+
+.. math::
+
+    L(\lambda, \phi) = E_{q(\beta)}\Big[\log p(\beta) - \log q(\beta)
+        + \sum_{n=1}^N E_{q(z_n | x_n, \beta)}\, r(x_n, z_n, \beta)\Big],
+
+where r is trained to tell joint draws (x, z) of the model from x of a reference with z of q.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from himlib.algorithm import Algorithm, Data, Info, State
+from himlib.checks import check_data, check_finite, check_options, check_simulated, check_sizes
+from himlib.families import Frame, PointMass, Space
+from himlib.losses import RatioLoss, get_loss
+from himlib.models import HierarchicalImplicitModel
+from himlib.networks import Network
+from himlib.random import check_key, normal
+
+__all__ = ["ALGORITHM_1", "Data", "lfvi"]
+
+#: The settings of :func:`lfvi` that make it the paper's Algorithm 1 (with a mean-field q and an r
+#: that sees all of x): the empirical distribution as reference, beta proposed from q itself.
+ALGORITHM_1 = {
+    "reference": "empirical",
+    "proposal": "posterior",
+    "width": 1.0,
+    "ratio_steps": 1,
+    "posterior_samples": 1,
+    "center_score": False,
+}
+
+
+def lfvi(
+    model: HierarchicalImplicitModel,
+    posterior: Any,
+    ratio: Network,
+    *,
+    local: Any = None,
+    ratio_optimizer: optax.GradientTransformation,
+    posterior_optimizer: optax.GradientTransformation | dict,
+    loss: str | RatioLoss = "log",
+    reference: str | Callable = "predictive",
+    proposal: str = "round",
+    width: float = 3.0,
+    ratio_batch: int = 1024,
+    ratio_steps: int = 1,
+    batch_size: int | None = None,
+    posterior_samples: int = 8,
+    center_score: bool = False,
+    jitter: Callable | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Algorithm:
+    r"""Build likelihood-free variational inference for a model.
+
+    Parameters
+    ----------
+    model
+        The model; its ``simulate_batch`` gives the joint draws (x, z) that r learns from.
+    posterior
+        Family of q(beta): :class:`~himlib.families.MeanFieldNormal`,
+        :class:`~himlib.families.FullRankNormal` or :class:`~himlib.families.PointMass`.
+    ratio
+        Network of (x, z, beta, covariate, center), see :func:`himlib.networks.ratio_network`.
+    local
+        Family of q(z | x, beta), :class:`~himlib.families.ImplicitConditional`, for a model with local
+        latents. It learns at beta from the proposal: were it right at q's center alone, its error would
+        grow away from there and make q(beta) too narrow.
+    ratio_optimizer
+        An optax transformation; it restarts with each round, as does the other.
+    posterior_optimizer
+        An optax transformation, or a dict of two for the parts of q: ``{"beta": ..., "z": ...}``.
+    loss
+        A name in :data:`himlib.losses.LOSSES` or a :class:`~himlib.losses.RatioLoss`.
+    reference
+        Where the x of the other class come from; any density of x that does not depend on q's
+        parameters cancels from the gradient. ``"predictive"``: the model itself at an independent
+        draw of beta from the proposal (our default). ``"empirical"``: the data (the paper's). Or a
+        function ``reference(key, covariate) -> x`` for one datum.
+    proposal
+        Where r's beta come from: ``"round"``, a normal fixed within a round (in the first one the
+        prior's location and scale), or ``"posterior"``, which follows q.
+    width
+        Proposal sds per sd of q. The paper's is 1, at which r hardly sees beta vary.
+    ratio_batch
+        Simulated pairs per step of r.
+    ratio_steps
+        Steps of r per step of q.
+    batch_size
+        M, data per step of q, drawn with replacement and scaled by N/M; None takes all.
+    posterior_samples
+        Draws of beta per step of q.
+    center_score
+        Subtract from each datum's gradient its expectation under the model at the same beta, which is
+        zero for the exact ratio and removes the bias of an inexact one; by an antithetic pair where
+        the model has ``generate``.
+    jitter
+        ``jitter(key, covariate) -> covariate``: spreads the covariates that r is trained at.
+    sharding
+        How batches are laid out over the devices of a mesh, along their leading axis.
+
+    Returns
+    -------
+    Algorithm
+        Pure functions, to be run under jit, scan and vmap, or by :func:`himlib.training.fit`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind, such as an implicit family (no density) for q(beta).
+    ValueError
+        If an option is unknown or out of range; in ``init``, if data and simulator do not agree.
+
+    Notes
+    -----
+    The gradient of log q is taken through beta alone: the rest has expectation zero and only adds
+    noise (Roeder, Wu and Duvenaud 2017), as in equation 8.
+
+    Examples
+    --------
+    >>> import jax, optax
+    >>> from himlib.families import ImplicitConditional, MeanFieldNormal
+    >>> from himlib.networks import ratio_network
+    >>> from himlib.simulators.conjugate import ConjugateGaussian
+    >>> algorithm = lfvi(ConjugateGaussian().model, MeanFieldNormal(), ratio_network(),
+    ...     local=ImplicitConditional(), ratio_optimizer=optax.adam(1e-3),
+    ...     posterior_optimizer=optax.adam(1e-3))
+    >>> data = Data(jax.numpy.linspace(-1, 1, 10))
+    >>> state = algorithm.init(jax.random.key(0), data)
+    >>> state, info = jax.jit(algorithm.step)(jax.random.key(1), state, data)
+    >>> int(state.step), bool(jax.numpy.isfinite(info.elbo))
+    (1, True)
+    """
+    loss = get_loss(loss)
+    check_options(model, posterior, ratio, local, reference, proposal, jitter)
+    check_sizes(
+        width=width, ratio_batch=ratio_batch, ratio_steps=ratio_steps, batch_size=batch_size,
+        posterior_samples=posterior_samples,
+    )  # fmt: skip
+    if isinstance(posterior_optimizer, dict):
+        parts = {part: part for part in posterior_optimizer}
+        posterior_optimizer = optax.partition(posterior_optimizer, parts)
+    space = Space(model.prior)
+    apply_ratio = jax.vmap(ratio.apply, (None, 0, 0, 0, 0, None))
+
+    def rows_of(key, count, size):
+        return jax.random.bits(key, (count,)) % jnp.uint32(size)  # quicker to compile than randint
+
+    def spread_out(tree):
+        return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
+
+    def proposal_frame(state):
+        if proposal == "round":
+            return state.frame
+        location, scale = posterior.moments(jax.lax.stop_gradient(state.posterior["beta"]))
+        return Frame(state.frame.location + state.frame.scale * location, width * state.frame.scale * scale)
+
+    def center(state):
+        return space.constrain(proposal_frame(state).location)
+
+    def propose(key, state, size):
+        frame = proposal_frame(state)
+        return jax.vmap(space.constrain)(frame.location + frame.scale * normal(key, (size, space.size)))
+
+    def sample_z(params, key, x, beta, covariate):
+        return None if local is None else local.sample(params["z"], key, x, beta, covariate)
+
+    def contrast(key, state, data):
+        """Draw what r compares: joint draws of the model, and reference x with z of q, at the same beta."""
+        k_index, k_beta, k_model, k_reference, k_z, k_jitter = jax.random.split(key, 6)
+        half = ratio_batch // 2
+        index = rows_of(k_index, ratio_batch, jax.tree.leaves(data)[0].shape[0])
+        if reference == "predictive":  # two draws at each covariate, each the other's reference
+            index = jnp.tile(index[:half], 2)
+        covariate = jax.tree.map(lambda leaf: leaf[index], data.covariate)
+        if jitter is not None:
+            keys = jax.random.split(k_jitter, half)
+            covariate = jax.vmap(jitter)(jnp.tile(keys, 2), covariate)
+        beta, covariate = spread_out((propose(k_beta, state, ratio_batch), covariate))
+        z, x = model.simulate_batch(k_model, beta, covariate)
+        if reference == "predictive":
+            other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
+        elif reference == "empirical":
+            other = jax.tree.map(lambda leaf: leaf[index], data.x)
+        else:
+            other = jax.vmap(reference)(jax.random.split(k_reference, ratio_batch), covariate)
+        joint = (x, z, beta, covariate)
+        product = (other, sample_z(state.posterior, k_z, other, beta, covariate), beta, covariate)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joint, product)
+        return jax.lax.stop_gradient((*both, center(state)))
+
+    def ratio_step(carry, key, state, data):
+        params, optimizer = carry
+
+        def objective(params):
+            r = apply_ratio(params, *batch)
+            on_p, on_q = loss.on_p(r[:ratio_batch]), loss.on_q(r[ratio_batch:])
+            accuracy = (jnp.mean(r[:ratio_batch] > 0) + jnp.mean(r[ratio_batch:] < 0)) / 2
+            return on_p.mean() + on_q.mean(), accuracy
+
+        batch = contrast(key, state, data)
+        (value, accuracy), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, optimizer = ratio_optimizer.update(gradient, optimizer, params)
+        params = optax.apply_updates(params, updates)
+        return (params, optimizer), (value, accuracy, optax.global_norm(gradient))
+
+    def estimate(k_beta, k_data, params, state, data, weight):
+        """Estimate equation 7 with the data term weighted; its gradient is for q(beta) alone."""
+        v = posterior.sample(params["beta"], k_beta, posterior_samples)
+        u = state.frame.location + state.frame.scale * v
+        beta = jax.vmap(space.constrain)(u)
+        value = jax.vmap(model.log_prior)(beta).mean()
+        if not isinstance(posterior, PointMass):
+            density = posterior.distribution(jax.lax.stop_gradient(params["beta"]))
+            log_q = density.log_prob(v) - jax.vmap(space.log_jacobian)(u) - jnp.log(state.frame.scale).sum()
+            value = value - log_q.mean()
+        fixed = {**params, "z": jax.lax.stop_gradient(params.get("z"))}
+        return value + weight * data_term(k_data, fixed, beta, state, data, center_score)
+
+    def data_term(key, params, beta, state, data, centered):
+        """Sum r over the data, averaged over draws of beta, which all go through r as one batch of rows."""
+        k_z, k_model = jax.random.split(key)
+        size = jax.tree.leaves(data)[0].shape[0]
+        betas = jax.tree.map(lambda leaf: jnp.repeat(leaf, size, axis=0), beta)
+        repeats = (posterior_samples,)
+        x, covariate = jax.tree.map(lambda leaf: jnp.tile(leaf, repeats + (1,) * (leaf.ndim - 1)), data)
+
+        def total(x, z):
+            return apply_ratio(state.ratio, x, z, betas, covariate, center(state)).sum() / posterior_samples
+
+        value = total(x, sample_z(params, k_z, x, betas, covariate))
+        if centered:
+            still = jax.lax.stop_gradient(betas)
+            if model.generate is None:
+                draws = [model.simulate_batch(k_model, still, covariate)]
+            else:
+                noise = normal(k_model, (size * posterior_samples, *model.noise_shape))
+                draws = [jax.vmap(model.generate)(sign * noise, still, covariate) for sign in (1, -1)]
+            expected = sum(total(x, z) for z, x in draws) / len(draws)
+            value = value - expected + jax.lax.stop_gradient(expected)  # centers the gradient only
+        return value
+
+    def elbo(key, state, data):
+        k_beta, k_data = jax.random.split(check_key(key))
+        return estimate(k_beta, k_data, state.posterior, state, data, 1.0)
+
+    def posterior_step(key, state, data):
+        k_index, k_beta, k_data, k_proposal, k_local = jax.random.split(key, 5)
+        size = jax.tree.leaves(data)[0].shape[0]
+        weight = 1.0
+        if batch_size is not None:
+            index = rows_of(k_index, batch_size, size)
+            data = spread_out(jax.tree.map(lambda leaf: leaf[index], data))
+            weight = size / batch_size
+
+        def objective(params):
+            value = estimate(k_beta, k_data, params, state, data, weight)
+            loss = -value
+            if (
+                local is not None
+            ):  # it learns at beta from the proposal, or it would only be right at q's center
+                fixed = {**params, "beta": None}
+                loss = loss - weight * data_term(k_local, fixed, beta, state, data, False)
+            return loss / size, value
+
+        beta = propose(k_proposal, state, posterior_samples)
+        (_, value), gradient = jax.value_and_grad(objective, has_aux=True)(state.posterior)
+        updates, optimizer = posterior_optimizer.update(gradient, state.posterior_optimizer, state.posterior)
+        params = optax.apply_updates(state.posterior, updates)
+        state = state._replace(posterior=params, posterior_optimizer=optimizer)
+        return state, value, optax.global_norm(gradient)
+
+    def step(key, state, data):
+        k_ratio, k_posterior = jax.random.split(check_key(key))
+        (params, optimizer), reports = jax.lax.scan(
+            lambda carry, k: ratio_step(carry, k, state, data),
+            (state.ratio, state.ratio_optimizer),
+            jax.random.split(k_ratio, ratio_steps),
+            unroll=ratio_steps == 1,
+        )
+        state = state._replace(ratio=params, ratio_optimizer=optimizer, step=state.step + 1)
+        state, value, gradient = posterior_step(k_posterior, state, data)
+        _, scale = posterior.moments(state.posterior["beta"])
+        info = Info(
+            elbo=value,
+            ratio_loss=reports[0][-1],
+            accuracy=reports[1][-1],
+            ratio_gradient=reports[2][-1],
+            posterior_gradient=gradient,
+            spread=jnp.exp(jnp.log(scale).mean()),
+        )
+        return state, info
+
+    @jax.jit
+    def restart(key, state, data):
+        """Start r and the optimizers afresh, at the state's frame and q; init and refine share it."""
+        k_batch, k_ratio = jax.random.split(key)
+        *batch, middle = contrast(k_batch, state, data)
+        leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(batch)]
+        finite = jnp.stack([jnp.isfinite(leaf).mean() for leaf in leaves]).min()
+        centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * ratio_batch, *leaf.shape)), middle)
+        params = ratio.init(k_ratio, *batch, centers)
+        state = state._replace(
+            ratio=params,
+            ratio_optimizer=ratio_optimizer.init(params),
+            posterior_optimizer=posterior_optimizer.init(state.posterior),
+        )
+        return state, finite
+
+    @jax.jit
+    def start_local(key, data):
+        """Start q(z | x, beta) from a data set simulated at the first proposal."""
+        k_beta, k_model, k_local = jax.random.split(key, 3)
+        frame, size = space.frame, jax.tree.leaves(data)[0].shape[0]
+        beta = jax.vmap(space.constrain)(frame.location + frame.scale * normal(k_beta, (size, space.size)))
+        z, x = model.simulate_batch(k_model, beta, data.covariate)
+        return local.init(k_local, z, x, beta, data.covariate)
+
+    def init(key, data):
+        k_local, k_restart = jax.random.split(check_key(key))
+        check_data(data, batch_size)
+        check_simulated(model, data, local)
+        params = {"beta": posterior.init(space.size)}
+        if local is not None:
+            params["z"] = start_local(k_local, data)
+        state = State(None, params, None, None, space.frame, jnp.zeros((), jnp.int32))
+        state, finite = restart(k_restart, state, data)
+        check_finite(finite)
+        return state
+
+    def moments(state):
+        location, scale = posterior.moments(state.posterior["beta"])
+        return jnp.stack([state.frame.location + state.frame.scale * location, state.frame.scale * scale])
+
+    def refine(key, state, data):
+        location, scale = moments(state)
+        frame = Frame(location, jnp.minimum(width * scale, state.frame.scale))
+        beta = posterior.reframe(state.posterior["beta"], state.frame, frame)
+        state = State(None, {**state.posterior, "beta": beta}, None, None, frame, state.step)
+        return restart(check_key(key), state, data)[0]
+
+    def sample_beta(key, state, size):
+        v = posterior.sample(state.posterior["beta"], check_key(key), size)
+        return jax.vmap(space.constrain)(state.frame.location + state.frame.scale * v)
+
+    def sample_local(key, state, beta, data):
+        size = jax.tree.leaves(data)[0].shape[0]
+        betas = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), beta)
+        return sample_z(state.posterior, check_key(key), data.x, betas, data.covariate)
+
+    def log_ratio(state, x, z, beta, covariate=None):
+        return ratio.apply(state.ratio, x, z, beta, covariate, center(state))
+
+    return Algorithm(init, step, refine, moments, sample_beta, sample_local, elbo, log_ratio)

@@ -1,0 +1,252 @@
+"""Run an algorithm: scanned chunks, progress, history, checkpoints, and a verdict at the end."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+from himlib.algorithm import Algorithm, Info, State
+from himlib.random import check_key
+
+__all__ = ["Outcome", "Result", "cosine_adam", "fit"]
+
+
+class Outcome(Enum):
+    """How a run ended; the value is advice in words.
+
+    Examples
+    --------
+    >>> Outcome.SATURATED.name
+    'SATURATED'
+    """
+
+    CONVERGED = "q has come to rest."
+    DRIFTING = (
+        "q was still moving: over the last tenth of the last round its mean moved by more than half an "
+        "sd. Take more steps, or decay the learning rate."
+    )
+    SATURATED = (
+        "The ratio network tells all samples apart (accuracy above 0.99): r is flat where q needs its "
+        "slope, and q stays near where it began. Contrast with the predictive reference instead of the "
+        "empirical one, give r residual features, or factorize the data into smaller pieces."
+    )
+    COLLAPSED = (
+        "The sds of q fell below 1e-5 of the proposal's scale. Lower the posterior's learning "
+        "rate, take more ratio steps, or check that covariates reach the ratio network."
+    )
+    NOT_FINITE = (
+        "A loss, gradient or parameter became NaN or infinite; the run stopped there. Lower the learning "
+        "rates, bound the simulator's state, or bound the features."
+    )
+    INTERRUPTED = "Stopped by hand: state and history are those reached."
+
+
+class Result(NamedTuple):
+    """What a run leaves.
+
+    Attributes
+    ----------
+    state
+        The last state.
+    history
+        An Info of numpy arrays, one entry per step.
+    outcome
+        The verdict, with advice in ``outcome.value``.
+
+    Examples
+    --------
+    >>> Result._fields
+    ('state', 'history', 'outcome')
+    """
+
+    state: State
+    history: Info
+    outcome: Outcome
+
+
+def cosine_adam(learning_rate: float, steps: int, final: float = 0.01) -> optax.GradientTransformation:
+    """Adam whose learning rate falls along a cosine to ``final`` times its first value, over one round.
+
+    Parameters
+    ----------
+    learning_rate
+        The first learning rate.
+    steps
+        Steps that it will take in one round: those of :func:`fit`, times ``ratio_steps`` for the ratio.
+    final
+        The last learning rate as a share of the first.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> optimizer = cosine_adam(1e-2, 100)
+    >>> optimizer.init(jnp.zeros(3))[1].count.item()
+    0
+    """
+    # One flat vector instead of a dozen small arrays: fewer kernels to compile and to launch.
+    return optax.flatten(optax.adam(optax.cosine_decay_schedule(learning_rate, steps, final)))
+
+
+@lru_cache(maxsize=32)
+def _compiled(algorithm: Algorithm, chunk: int) -> Callable:
+    """Up to ``chunk`` steps; cached, so that a second fit of the same algorithm compiles nothing."""
+
+    @jax.jit
+    def run(key, state, data, length):
+        def body(i, carry):
+            state, history = carry
+            state, info = algorithm.step(jax.random.fold_in(key, state.step), state, data)
+            return state, jax.tree.map(lambda values, value: values.at[i].set(value), history, info)
+
+        # A loop of traced length, and not a scan: the last, shorter chunk needs no second compilation.
+        _, info = jax.eval_shape(algorithm.step, key, state, data)
+        history = jax.tree.map(lambda leaf: jnp.zeros(chunk, leaf.dtype), info)
+        state, history = jax.lax.fori_loop(0, length, body, (state, history))
+        return state, history, algorithm.moments(state)
+
+    return run
+
+
+def fit(
+    key: jax.Array,
+    algorithm: Algorithm,
+    data: Any,
+    steps: int,
+    *,
+    rounds: int = 1,
+    chunk: int = 100,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+) -> Result:
+    """Run LFVI for a number of rounds, each of a number of steps.
+
+    Parameters
+    ----------
+    key
+        A typed key; the same key gives the same run, interrupted or not.
+    algorithm
+        From :func:`himlib.lfvi.lfvi`.
+    data
+        The observations, :class:`himlib.lfvi.Data`.
+    steps
+        Steps per round.
+    rounds
+        Rounds; between two of them the proposal is refined and r starts afresh.
+    chunk
+        Steps between two looks from outside: for progress, checkpoint and Ctrl-C.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file to write after each chunk, whole or not at all; if it is there, the run goes on from it
+        and ends bit for bit as it would have without the interruption.
+
+    Returns
+    -------
+    Result
+        With the outcome CONVERGED, or else one that says what to do.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a key is old-style, a count is no positive integer, or the checkpoint is of another run.
+
+    Examples
+    --------
+    >>> import jax, optax
+    >>> from himlib.families import MeanFieldNormal
+    >>> from himlib.lfvi import Data, lfvi
+    >>> from himlib.models import HierarchicalImplicitModel
+    >>> from himlib.networks import ratio_network
+    >>> import numpyro.distributions as dist
+    >>> model = HierarchicalImplicitModel(dist.Normal(0, 1), noise_shape=(),
+    ...     generate=lambda noise, beta, covariate: (None, beta + noise))
+    >>> algorithm = lfvi(model, MeanFieldNormal(), ratio_network(hidden=(16,)),
+    ...     ratio_optimizer=cosine_adam(1e-2, 20), posterior_optimizer=cosine_adam(1e-2, 20))
+    >>> result = fit(jax.random.key(0), algorithm, Data(jax.numpy.ones(10)), 20, chunk=10, progress=False)
+    >>> result.history.elbo.shape
+    (20,)
+    """
+    for name, value in {"steps": steps, "rounds": rounds, "chunk": chunk}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    k_init, k_step, k_refine = jax.random.split(check_key(key), 3)
+    state, pieces = algorithm.init(k_init, data), []
+    if checkpoint is not None and Path(checkpoint).exists():
+        state, pieces = _load(Path(checkpoint), key, state)
+    chunk = min(chunk, max(1, steps // 10))  # the verdict looks at the last tenth
+    run, outcome, total = _compiled(algorithm, chunk), None, steps * rounds
+    with tqdm(total=total, initial=int(state.step), disable=not progress, desc="LFVI", unit="step") as bar:
+        try:
+            while (done := int(state.step)) < total and outcome is None:
+                if done and done % steps == 0:
+                    state = algorithm.refine(jax.random.fold_in(k_refine, done), state, data)
+                length = min(chunk, steps - done % steps)
+                reached, info, moments = run(k_step, state, data, length)
+                piece = Info(*(np.asarray(values)[:length] for values in info)), np.asarray(moments)
+                state, pieces = reached, [*pieces, piece]  # together: Ctrl-C falls before or after
+                if checkpoint is not None:
+                    _save(Path(checkpoint), key, state, pieces)
+                bar.update(length)
+                last = {"elbo": f"{piece[0].elbo[-1]:.4g}", "accuracy": f"{piece[0].accuracy[-1]:.2f}"}
+                bar.set_postfix(last, refresh=False)
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, piece[0]))):
+                    outcome = Outcome.NOT_FINITE
+        except KeyboardInterrupt:
+            if not pieces:
+                raise
+            outcome = Outcome.INTERRUPTED
+    infos, moments = zip(*pieces, strict=True)
+    history = Info(*map(np.concatenate, zip(*infos, strict=True)))
+    return Result(state, history, outcome or _judge(history, moments, steps, chunk))
+
+
+def _judge(history: Info, moments: Sequence, steps: int, chunk: int) -> Outcome:
+    """Read the verdict off the last tenth of the last round."""
+    tenth = max(1, steps // 10)
+    if history.accuracy[-tenth:].mean() > 0.99:
+        return Outcome.SATURATED
+    if 0 < history.spread[-1] < 1e-5:
+        return Outcome.COLLAPSED
+    location, scale = moments[-1]
+    before, _ = moments[max(0, len(moments) - 1 - tenth // chunk)]
+    if np.any(np.abs(location - before) > 0.5 * np.where(scale > 0, scale, 1.0)):
+        return Outcome.DRIFTING
+    return Outcome.CONVERGED
+
+
+def _save(path: Path, key: jax.Array, state: State, pieces: list) -> None:
+    """Write aside, then rename: a kill leaves the old file or the new one, never half a file."""
+    arrays = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+    for i, (info, moments) in enumerate(pieces):
+        arrays |= {
+            f"piece_{i}_{name}": values for name, values in {**info._asdict(), "moments": moments}.items()
+        }
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        np.savez(file, key=jax.random.key_data(key), pieces=len(pieces), **arrays)
+    os.replace(file.name, path)
+
+
+def _load(path: Path, key: jax.Array, state: State) -> tuple[State, list]:
+    leaves, tree = jax.tree.flatten(state)
+    with np.load(path) as arrays:
+        saved = [arrays[f"state_{i}"] for i in range(sum(name.startswith("state_") for name in arrays))]
+        if not np.array_equal(arrays["key"], jax.random.key_data(key)) or [
+            (leaf.shape, leaf.dtype) for leaf in saved
+        ] != [(leaf.shape, leaf.dtype) for leaf in leaves]:
+            raise ValueError(
+                f"checkpoint: {path.name} is of another run (key or parameters differ); name a new file."
+            )
+        pieces = [
+            (Info(*(arrays[f"piece_{i}_{name}"] for name in Info._fields)), arrays[f"piece_{i}_moments"])
+            for i in range(int(arrays["pieces"]))
+        ]
+    return tree.unflatten(map(jnp.asarray, saved)), pieces
