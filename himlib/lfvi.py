@@ -173,9 +173,9 @@ def lfvi(
     def sample_z(params, key, x, beta, covariate):
         return None if local is None else local.sample(params["z"], key, x, beta, covariate)
 
-    def contrast(key, state, data):
+    def contrast(keys, state, data):
         """Draw what r compares: joint draws of the model, and reference x with z of q, at the same beta."""
-        k_index, k_beta, k_model, k_reference, k_z, k_jitter = jax.random.split(key, 6)
+        k_index, k_beta, k_model, k_reference, k_z, k_jitter = keys
         half = ratio_batch // 2
         index = rows_of(k_index, ratio_batch, jax.tree.leaves(data)[0].shape[0])
         if reference == "predictive":  # two draws at each covariate, each the other's reference
@@ -197,7 +197,7 @@ def lfvi(
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joint, product)
         return jax.lax.stop_gradient((*both, center(state)))
 
-    def ratio_step(carry, key, state, data):
+    def ratio_step(carry, keys, state, data):
         params, optimizer = carry
 
         def objective(params):
@@ -206,14 +206,15 @@ def lfvi(
             accuracy = (jnp.mean(r[:ratio_batch] > 0) + jnp.mean(r[ratio_batch:] < 0)) / 2
             return on_p.mean() + on_q.mean(), accuracy
 
-        batch = contrast(key, state, data)
+        batch = contrast(keys, state, data)
         (value, accuracy), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         updates, optimizer = ratio_optimizer.update(gradient, optimizer, params)
         params = optax.apply_updates(params, updates)
         return (params, optimizer), (value, accuracy, optax.global_norm(gradient))
 
-    def estimate(k_beta, k_data, params, state, data, weight):
+    def estimate(keys, params, state, data, weight):
         """Estimate equation 7 with the data term weighted; its gradient is for q(beta) alone."""
+        k_beta, *k_data = keys
         v = posterior.sample(params["beta"], k_beta, posterior_samples)
         u = state.frame.location + state.frame.scale * v
         beta = jax.vmap(space.constrain)(u)
@@ -225,9 +226,9 @@ def lfvi(
         fixed = {**params, "z": jax.lax.stop_gradient(params.get("z"))}
         return value + weight * data_term(k_data, fixed, beta, state, data, center_score)
 
-    def data_term(key, params, beta, state, data, centered):
+    def data_term(keys, params, beta, state, data, centered):
         """Sum r over the data, averaged over draws of beta, which all go through r as one batch of rows."""
-        k_z, k_model = jax.random.split(key)
+        k_z, k_model = keys
         size = jax.tree.leaves(data)[0].shape[0]
         betas = jax.tree.map(lambda leaf: jnp.repeat(leaf, size, axis=0), beta)
         repeats = (posterior_samples,)
@@ -249,11 +250,10 @@ def lfvi(
         return value
 
     def elbo(key, state, data):
-        k_beta, k_data = jax.random.split(check_key(key))
-        return estimate(k_beta, k_data, state.posterior, state, data, 1.0)
+        return estimate(jax.random.split(check_key(key), 3), state.posterior, state, data, 1.0)
 
-    def posterior_step(key, state, data):
-        k_index, k_beta, k_data, k_proposal, k_local = jax.random.split(key, 5)
+    def posterior_step(keys, state, data):
+        k_index, k_proposal, *keys = keys
         size = jax.tree.leaves(data)[0].shape[0]
         weight = 1.0
         if batch_size is not None:
@@ -262,13 +262,11 @@ def lfvi(
             weight = size / batch_size
 
         def objective(params):
-            value = estimate(k_beta, k_data, params, state, data, weight)
+            value = estimate(keys[:3], params, state, data, weight)
             loss = -value
-            if (
-                local is not None
-            ):  # it learns at beta from the proposal, or it would only be right at q's center
+            if local is not None:  # at proposed beta, or it would be right at q's center alone
                 fixed = {**params, "beta": None}
-                loss = loss - weight * data_term(k_local, fixed, beta, state, data, False)
+                loss = loss - weight * data_term(keys[3:], fixed, beta, state, data, False)
             return loss / size, value
 
         beta = propose(k_proposal, state, posterior_samples)
@@ -279,15 +277,16 @@ def lfvi(
         return state, value, optax.global_norm(gradient)
 
     def step(key, state, data):
-        k_ratio, k_posterior = jax.random.split(check_key(key))
+        # All keys of a step from one split: each one more costs a tenth of a second to compile.
+        keys = jax.random.split(check_key(key), 6 * ratio_steps + 7)
         (params, optimizer), reports = jax.lax.scan(
-            lambda carry, k: ratio_step(carry, k, state, data),
+            lambda carry, keys: ratio_step(carry, keys, state, data),
             (state.ratio, state.ratio_optimizer),
-            jax.random.split(k_ratio, ratio_steps),
+            keys[7:].reshape(ratio_steps, 6),
             unroll=ratio_steps == 1,
         )
         state = state._replace(ratio=params, ratio_optimizer=optimizer, step=state.step + 1)
-        state, value, gradient = posterior_step(k_posterior, state, data)
+        state, value, gradient = posterior_step(keys[:7], state, data)
         _, scale = posterior.moments(state.posterior["beta"])
         info = Info(
             elbo=value,
@@ -302,8 +301,8 @@ def lfvi(
     @jax.jit
     def restart(key, state, data):
         """Start r and the optimizers afresh, at the state's frame and q; init and refine share it."""
-        k_batch, k_ratio = jax.random.split(key)
-        *batch, middle = contrast(k_batch, state, data)
+        k_ratio, *keys = jax.random.split(key, 7)
+        *batch, middle = contrast(keys, state, data)
         leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(batch)]
         finite = jnp.stack([jnp.isfinite(leaf).mean() for leaf in leaves]).min()
         centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * ratio_batch, *leaf.shape)), middle)

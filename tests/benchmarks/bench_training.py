@@ -9,8 +9,8 @@ import time
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxprs_in_params
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 
 from himlib.families import FullRankNormal
 from himlib.lfvi import Data, lfvi
