@@ -11,12 +11,12 @@ from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
 
 
-def check_options(model, posterior, ratio, local, reference, proposal, jitter) -> None:
+def check_options(model, posterior, ratio, local, reference, proposal, jitter, sharding) -> None:
     """Refuse arguments of :func:`himlib.lfvi.lfvi` of a wrong kind.
 
     Examples
     --------
-    >>> check_options(None, None, None, None, "predictive", "round", None)
+    >>> check_options(None, None, None, None, "predictive", "round", None, None)
     Traceback (most recent call last):
     TypeError: model: expected a HierarchicalImplicitModel, got NoneType.
     """
@@ -48,6 +48,12 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter) -
         raise ValueError("proposal: a point mass has no width to propose from; use proposal='round'.")
     if jitter is not None and reference == "empirical":
         raise ValueError("jitter: the empirical reference pairs each x with its own covariate, as it is.")
+    axes = getattr(getattr(sharding, "mesh", None), "axis_types", ())
+    if any(axis != jax.sharding.AxisType.Auto for axis in axes):
+        raise ValueError(
+            "sharding: expected a mesh of automatic axes, Mesh(jax.devices(), ('data',)), got one of "
+            "explicit axes, which jax.make_mesh makes."
+        )
 
 
 def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_samples) -> None:

@@ -105,7 +105,8 @@ def lfvi(
     jitter
         ``jitter(key, covariate) -> covariate``: spreads the covariates that r is trained at.
     sharding
-        How batches are laid out over the devices of a mesh, along their leading axis.
+        How batches are laid out over the devices of a mesh, along their leading axis:
+        ``NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))``.
 
     Returns
     -------
@@ -140,7 +141,7 @@ def lfvi(
     (1, True)
     """
     loss = get_loss(loss)
-    check_options(model, posterior, ratio, local, reference, proposal, jitter)
+    check_options(model, posterior, ratio, local, reference, proposal, jitter, sharding)
     check_sizes(
         width=width, ratio_batch=ratio_batch, ratio_steps=ratio_steps, batch_size=batch_size,
         posterior_samples=posterior_samples,

@@ -79,7 +79,7 @@ class HierarchicalImplicitModel:
             )
         if (self.simulate is None) == (self.generate is None):
             raise ValueError("expected exactly one of simulate and generate.")
-        if not callable(self.simulate or self.generate):
+        if not callable(self.generate if self.simulate is None else self.simulate):
             raise TypeError("simulate and generate: expected a function of (key or noise, beta, covariate).")
         if (self.generate is None) != (self.noise_shape is None):
             raise ValueError("generate and noise_shape go together: the shape of one datum's noise.")

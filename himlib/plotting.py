@@ -12,7 +12,7 @@ COLORS = {
     "paper": "#D55E00",
     "mean_field": "#CC79A7",
     "data": "#009E73",
-    "prior": "#999999",
+    "prior": "#BBBBBB",
     "prey": "#E69F00",
     "predator": "#56B4E9",
 }

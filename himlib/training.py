@@ -7,12 +7,13 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from himlib.algorithm import Algorithm, Info, State
 from himlib.random import check_key
@@ -217,7 +218,8 @@ def _judge(history: Info, moments: Sequence, steps: int, chunk: int) -> Outcome:
     if 0 < history.spread[-1] < 1e-5:
         return Outcome.COLLAPSED
     location, scale = moments[-1]
-    before, _ = moments[max(0, len(moments) - 1 - tenth // chunk)]
+    back = -(-steps // chunk) - (steps - tenth) // chunk  # chunks since the last tenth began
+    before, _ = moments[max(0, len(moments) - 1 - back)]
     if np.any(np.abs(location - before) > 0.5 * np.where(scale > 0, scale, 1.0)):
         return Outcome.DRIFTING
     return Outcome.CONVERGED
@@ -237,16 +239,20 @@ def _save(path: Path, key: jax.Array, state: State, pieces: list) -> None:
 
 def _load(path: Path, key: jax.Array, state: State) -> tuple[State, list]:
     leaves, tree = jax.tree.flatten(state)
-    with np.load(path) as arrays:
-        saved = [arrays[f"state_{i}"] for i in range(sum(name.startswith("state_") for name in arrays))]
-        if not np.array_equal(arrays["key"], jax.random.key_data(key)) or [
-            (leaf.shape, leaf.dtype) for leaf in saved
-        ] != [(leaf.shape, leaf.dtype) for leaf in leaves]:
-            raise ValueError(
-                f"checkpoint: {path.name} is of another run (key or parameters differ); name a new file."
-            )
-        pieces = [
-            (Info(*(arrays[f"piece_{i}_{name}"] for name in Info._fields)), arrays[f"piece_{i}_moments"])
-            for i in range(int(arrays["pieces"]))
-        ]
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            saved_key = arrays["key"]
+            saved = [arrays[f"state_{i}"] for i in range(sum(name.startswith("state_") for name in arrays))]
+            pieces = [
+                (Info(*(arrays[f"piece_{i}_{name}"] for name in Info._fields)), arrays[f"piece_{i}_moments"])
+                for i in range(int(arrays["pieces"]))
+            ]
+    except (BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"checkpoint: {path.name} cannot be read ({error}); delete it.") from error
+    if not np.array_equal(saved_key, jax.random.key_data(key)) or [
+        (leaf.shape, leaf.dtype) for leaf in saved
+    ] != [(leaf.shape, leaf.dtype) for leaf in leaves]:
+        raise ValueError(
+            f"checkpoint: {path.name} is of another run (its key or parameters differ); name a new file."
+        )
     return tree.unflatten(map(jnp.asarray, saved)), pieces

@@ -1,0 +1,112 @@
+"""Hierarchical implicit models: priors, both forms of simulator, and pairs that are joint draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+from toys import GAUSSIAN
+
+from himlib.models import HierarchicalImplicitModel
+from himlib.random import normal
+
+KEY = jax.random.key(5)
+SIZE = 20_000
+EXACT = GAUSSIAN.local_scale / np.hypot(GAUSSIAN.local_scale, GAUSSIAN.noise_scale)  # corr(x, z) given beta
+
+
+def simulate(key, beta, covariate):
+    return GAUSSIAN.model.generate(normal(key, (2,)), beta, covariate)
+
+
+MODELS = {
+    "generate": GAUSSIAN.model,
+    "simulate": HierarchicalImplicitModel(GAUSSIAN.prior, simulate=simulate),
+}
+
+
+def z_score(x, z, beta):
+    """How many standard errors the correlation of x and z is from the exact one, by Fisher's transform."""
+    correlation = np.corrcoef(np.asarray(x) - beta, np.asarray(z) - beta)[0, 1]
+    return (np.arctanh(correlation) - np.arctanh(EXACT)) * np.sqrt(len(x) - 3)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pairs(request):
+    beta = np.linspace(-1, 1, SIZE, dtype="float32")
+    z, x = jax.jit(MODELS[request.param].simulate_batch)(KEY, beta)
+    return np.asarray(z), np.asarray(x), beta
+
+
+def test_pairs_are_joint_draws_of_the_model(pairs):
+    z, x, beta = pairs
+    assert abs(z_score(x, z, beta)) < 4.5
+    for values, scale in ((z - beta, 0.8), (x - z, 0.6), (x - beta, 1.0)):
+        assert stats.kstest(values, stats.norm(0, scale).cdf).pvalue > 1e-4
+    for values in (z - beta, x - z):  # rows are independent of each other, and of beta
+        for other in (np.roll(values, 1), beta):
+            assert abs(np.corrcoef(values, other)[0, 1]) < 4.5 / np.sqrt(SIZE)
+
+
+def test_shuffled_pairs_are_told(pairs):
+    z, x, beta = pairs
+    shuffled = beta + np.random.default_rng(0).permutation(z - beta)  # the right law of each, not of the pair
+    assert abs(z_score(x, shuffled, beta)) > 50
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_is_a_function_of_its_key(name):
+    beta, batch = np.zeros(4, "float32"), jax.jit(MODELS[name].simulate_batch)
+    first, again, other = batch(KEY, beta), batch(KEY, beta), batch(jax.random.key(6), beta)
+    for a, b, c in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.all(np.asarray(a) != np.asarray(c))
+
+
+def test_generate_takes_standard_normals_of_the_given_shape():
+    model = HierarchicalImplicitModel(
+        dist.Normal(0, 1), generate=lambda noise, beta, covariate: (None, noise), noise_shape=(2, 3)
+    )
+    z, x = model.simulate_batch(KEY, jnp.zeros(1000))
+    assert z is None and x.shape == (1000, 2, 3)
+    assert stats.kstest(np.ravel(x), "norm").pvalue > 1e-4
+
+
+def test_rows_get_their_own_beta_and_covariate():
+    model = HierarchicalImplicitModel(
+        {"a": dist.Normal(0, 1), "b": dist.Normal(jnp.zeros(2), 1).to_event(1)},
+        simulate=lambda key, beta, covariate: ({"z": beta["a"]}, (beta["b"], covariate["c"] + beta["a"])),
+    )
+    beta = {"a": np.arange(3.0, dtype="float32"), "b": np.arange(6.0, dtype="float32").reshape(3, 2)}
+    covariate = {"c": np.array([10.0, 20.0, 30.0], "float32")}
+    z, x = model.simulate_batch(KEY, beta, covariate)
+    np.testing.assert_array_equal(z["z"], beta["a"])
+    np.testing.assert_array_equal(x[0], beta["b"])
+    np.testing.assert_array_equal(x[1], [10, 21, 32])
+
+
+def test_prior_of_a_tree():
+    prior = {"rate": dist.Exponential(2.0), "shift": [dist.Normal(jnp.zeros(2), 2.0)]}
+    model = HierarchicalImplicitModel(prior, simulate=simulate)
+    beta = jax.jit(model.sample_prior, static_argnums=1)(KEY, (4000,))
+    assert beta["rate"].shape == (4000,) and beta["shift"][0].shape == (4000, 2)
+    assert stats.kstest(np.asarray(beta["rate"]), stats.expon(scale=1 / 2).cdf).pvalue > 1e-4
+    shift = np.asarray(beta["shift"][0])
+    assert stats.kstest(shift.ravel(), stats.norm(0, 2).cdf).pvalue > 1e-4
+    assert abs(np.corrcoef(shift.T)[0, 1]) < 4.5 / np.sqrt(4000)
+    assert abs(np.corrcoef(beta["rate"], shift[:, 0])[0, 1]) < 4.5 / np.sqrt(
+        4000
+    )  # leaves have their own keys
+    one = jax.tree.map(lambda leaf: leaf[0], beta)
+    expected = (
+        stats.expon.logpdf(one["rate"], scale=1 / 2) + stats.norm.logpdf(one["shift"][0], 0, 2).sum()
+    )
+    assert model.log_prior(one) == pytest.approx(expected, rel=1e-5)
+    assert jax.tree.leaves(model.sample_prior(KEY))[0].shape == ()
+
+
+def test_noise_free_runs_and_gradients_go_through_generate():
+    z, x = GAUSSIAN.model.generate(jnp.zeros(2), 0.7, None)
+    assert z == x == pytest.approx(0.7)
+    assert jax.grad(lambda beta: GAUSSIAN.model.generate(jnp.ones(2), beta, None)[1])(0.3) == 1
