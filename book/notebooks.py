@@ -11,6 +11,7 @@ A chapter's header is data, the key ``himlib`` of the notebook's metadata; its f
 import argparse
 import hashlib
 import math
+import os
 import re
 import subprocess
 import sys
@@ -186,7 +187,8 @@ def execute(notebook, name: str) -> dict:
     began = time.perf_counter()
     client = NotebookClient(notebook, kernel_name="python3", record_timing=False, resources=here)
     client.on_cell_start = progress
-    client.execute()
+    # numpyro imports a progress bar that asks every kernel for widgets; the pages have none.
+    client.execute(env=os.environ | {"PYTHONWARNINGS": "ignore:IProgress not found"})
     minutes = math.ceil((time.perf_counter() - began) / 6) / 10
     measured = {"minutes": minutes, "memory_mb": int(notebook.cells.pop().outputs[0].text)}
     print(f"\r{name}: {minutes} min, {measured['memory_mb']} MB" + " " * 20)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
 from himlib.models import HierarchicalImplicitModel
@@ -38,8 +39,9 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
             f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}; "
             "see himlib.networks.ratio_network and himlib.networks.pure."
         )
-    if local is not None and not hasattr(local, "sample"):
-        raise TypeError(f"local: expected an ImplicitConditional or None, got {type(local).__name__}.")
+    if local is not None and (isinstance(local, type) or not hasattr(local, "sample")):
+        got = f"the class {local.__name__}" if isinstance(local, type) else type(local).__name__
+        raise TypeError(f"local: expected an instance of ImplicitConditional or None, got {got}.")
     if not callable(reference) and reference not in ("predictive", "empirical"):
         raise ValueError(f"reference: expected 'predictive', 'empirical' or a function, got {reference!r}.")
     if proposal not in ("round", "posterior"):
@@ -54,6 +56,32 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
             "sharding: expected a mesh of automatic axes, Mesh(jax.devices(), ('data',)), got one of "
             "explicit axes, which jax.make_mesh makes."
         )
+
+
+def check_optimizers(ratio_optimizer: Any, posterior_optimizer: Any, local: Any) -> None:
+    """Refuse optimizers that are none, and parts of q without one.
+
+    Examples
+    --------
+    >>> check_optimizers(1e-3, None, None)
+    Traceback (most recent call last):
+    TypeError: ratio_optimizer: expected an optax transformation, such as optax.adam(1e-3), got float.
+    """
+    given = {"ratio_optimizer": [ratio_optimizer], "posterior_optimizer": [posterior_optimizer]}
+    if isinstance(posterior_optimizer, dict):
+        parts = ["beta"] if local is None else ["beta", "z"]
+        if sorted(posterior_optimizer) != parts:
+            raise ValueError(
+                f"posterior_optimizer: expected parts {parts}, got {sorted(posterior_optimizer)}."
+            )
+        given["posterior_optimizer"] = posterior_optimizer.values()
+    for name, optimizers in given.items():
+        for optimizer in optimizers:
+            if not isinstance(optimizer, optax.GradientTransformation):
+                raise TypeError(
+                    f"{name}: expected an optax transformation, such as optax.adam(1e-3), "
+                    f"got {type(optimizer).__name__}."
+                )
 
 
 def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_samples) -> None:
@@ -135,14 +163,29 @@ def check_simulated(model: HierarchicalImplicitModel, data: Any, local: Any) -> 
             f"got {jax.tree.structure(x)}; is the order (z, x)?"
         )
     for made, seen in zip(jax.tree.leaves(x), jax.tree.leaves(data.x), strict=True):
-        if made.shape[1:] != seen.shape[1:] or made.dtype != seen.dtype:
+        dtype = jax.dtypes.canonicalize_dtype(seen.dtype)  # what JAX makes of NumPy's double precision
+        if made.shape[1:] != seen.shape[1:] or made.dtype != dtype:
             raise ValueError(
                 f"simulator: gives x of shape {made.shape[1:]} and {made.dtype}, "
-                f"the data have {seen.shape[1:]} and {seen.dtype}."
+                f"the data have {seen.shape[1:]} and {dtype}"
+                + ("." if z is None else "; is the order (z, x)?")
             )
     if (z is None) != (local is None):
         given = "no z; pass local=None." if z is None else "a z; pass a family for it."
         raise ValueError(f"local: the simulator gives {given}")
+
+
+def check_ratio(shape: tuple[int, ...]) -> None:
+    """Refuse a ratio network whose output for many data is no vector.
+
+    Examples
+    --------
+    >>> check_ratio((8, 1))
+    Traceback (most recent call last):
+    ValueError: ratio: expected one number for each datum, got shape (1,).
+    """
+    if len(shape) != 1:
+        raise ValueError(f"ratio: expected one number for each datum, got shape {shape[1:]}.")
 
 
 def check_finite(share: jax.Array) -> None:

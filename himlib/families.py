@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.distributions.transforms import biject_to
 
 from himlib.models import is_distribution
-from himlib.networks import MLP, Network, Standardize, pure
+from himlib.networks import MLP, Network, Standardize, check_hidden, pure
 from himlib.random import normal
 
 __all__ = ["Frame", "FullRankNormal", "ImplicitConditional", "MeanFieldNormal", "PointMass", "Space"]
@@ -245,6 +245,11 @@ class ImplicitConditional:
     hidden: Sequence[int] = (32, 32)
     activation: Callable = jax.nn.squareplus
 
+    def __post_init__(self):
+        if not isinstance(self.noise_size, int) or self.noise_size < 1:
+            raise ValueError(f"noise_size: expected a positive integer, got {self.noise_size!r}.")
+        check_hidden(self.hidden)
+
     @property
     def network(self) -> Network:
         """The flax network behind it, of (noise, x, beta, covariate)."""
@@ -252,10 +257,11 @@ class ImplicitConditional:
 
     def init(self, key: jax.Array, z: jax.Array, x: Any, beta: Any, covariate: Any) -> dict:
         """Parameters, from example batches with a leading axis."""
-        if z is None or jnp.shape(z)[1:] != self.shape:
+        got = z.shape[1:] if hasattr(z, "shape") else type(z).__name__
+        if got != self.shape:
             raise ValueError(
-                f"q(z | x, beta): expected z of shape {self.shape}, the simulator gives "
-                f"{None if z is None else jnp.shape(z)[1:]}; set ImplicitConditional(shape=...)."
+                f"q(z | x, beta): expected z of shape {self.shape}, the simulator gives {got}; "
+                "set ImplicitConditional(shape=...)."
             )
         noise = normal(key, (len(z), self.noise_size))
         scale = z.std(0)

@@ -18,7 +18,15 @@ import jax.numpy as jnp
 import optax
 
 from himlib.algorithm import Algorithm, Data, Info, State
-from himlib.checks import check_data, check_finite, check_options, check_simulated, check_sizes
+from himlib.checks import (
+    check_data,
+    check_finite,
+    check_optimizers,
+    check_options,
+    check_ratio,
+    check_simulated,
+    check_sizes,
+)
 from himlib.families import Frame, PointMass, Space
 from himlib.losses import RatioLoss, get_loss
 from himlib.models import HierarchicalImplicitModel
@@ -146,6 +154,7 @@ def lfvi(
         width=width, ratio_batch=ratio_batch, ratio_steps=ratio_steps, batch_size=batch_size,
         posterior_samples=posterior_samples,
     )  # fmt: skip
+    check_optimizers(ratio_optimizer, posterior_optimizer, local)
     if isinstance(posterior_optimizer, dict):
         parts = {part: part for part in posterior_optimizer}
         posterior_optimizer = optax.partition(posterior_optimizer, parts)
@@ -308,6 +317,7 @@ def lfvi(
         finite = jnp.stack([jnp.isfinite(leaf).mean() for leaf in leaves]).min()
         centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * ratio_batch, *leaf.shape)), middle)
         params = ratio.init(k_ratio, *batch, centers)
+        check_ratio(jax.eval_shape(apply_ratio, params, *batch, middle).shape)
         state = state._replace(
             ratio=params,
             ratio_optimizer=ratio_optimizer.init(params),
@@ -341,6 +351,8 @@ def lfvi(
         return jnp.stack([state.frame.location + state.frame.scale * location, state.frame.scale * scale])
 
     def refine(key, state, data):
+        if isinstance(posterior, PointMass):
+            raise ValueError("refine: a point mass has no width to propose from; fit it in one round.")
         location, scale = moments(state)
         frame = Frame(location, jnp.minimum(width * scale, state.frame.scale))
         beta = posterior.reframe(state.posterior["beta"], state.frame, frame)

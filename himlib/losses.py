@@ -75,6 +75,6 @@ def get_loss(loss: str | RatioLoss) -> RatioLoss:
     """
     if isinstance(loss, RatioLoss):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise ValueError(f"loss: expected one of {sorted(LOSSES)} or a RatioLoss, got {loss!r}.")
     return LOSSES[loss]

@@ -73,9 +73,12 @@ class HierarchicalImplicitModel:
     def __post_init__(self):
         leaves = jax.tree.leaves(self.prior, is_leaf=is_distribution)
         if not leaves or not all(map(is_distribution, leaves)):
+            got = type(self.prior).__name__
+            if isinstance(self.prior, type):
+                got = f"the class {self.prior.__name__}"
             raise TypeError(
-                "prior: expected a numpyro distribution or a pytree of them, got "
-                f"{type(self.prior).__name__}; LFVI evaluates p(beta), so a sampler alone does not do."
+                f"prior: expected a numpyro distribution or a pytree of them, got {got}; "
+                "LFVI evaluates p(beta), so a sampler alone does not do."
             )
         if (self.simulate is None) == (self.generate is None):
             raise ValueError("expected exactly one of simulate and generate.")
@@ -83,6 +86,11 @@ class HierarchicalImplicitModel:
             raise TypeError("simulate and generate: expected a function of (key or noise, beta, covariate).")
         if (self.generate is None) != (self.noise_shape is None):
             raise ValueError("generate and noise_shape go together: the shape of one datum's noise.")
+        sizes = self.noise_shape
+        if sizes is not None and not (
+            isinstance(sizes, tuple) and all(isinstance(n, int) and n >= 0 for n in sizes)
+        ):
+            raise ValueError(f"noise_shape: expected a tuple of sizes, such as (2,), got {sizes!r}.")
 
     def simulate_batch(self, key: jax.Array, beta: Any, covariate: Any = None) -> tuple:
         r"""Draw one pair (z, x) from the model for each row of ``beta`` and ``covariate``.
@@ -96,6 +104,8 @@ class HierarchicalImplicitModel:
         covariate
             Covariates with the same leading axis, or None.
         """
+        if not all(jnp.ndim(leaf) for leaf in jax.tree.leaves(beta)):
+            raise ValueError("beta: expected a leading batch axis, got a number; one row for each pair.")
         size = jax.tree.leaves(beta)[0].shape[0]
         if self.generate is None:
             return jax.vmap(self.simulate)(jax.random.split(check_key(key), size), beta, covariate)

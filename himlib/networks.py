@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from himlib.random import normal
+from himlib.random import check_key, normal
 
 __all__ = ["MLP", "Network", "Standardize", "pure", "ratio_network"]
 
@@ -55,7 +55,7 @@ def pure(build: Callable) -> Network:
     """
 
     def init(key, *batch):
-        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key), *batch)))
+        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(check_key(key)), *batch)))
 
     def apply(params, *inputs):
         # The structure is rebuilt from shapes alone, while tracing: params stays a plain pytree of arrays.
@@ -112,6 +112,12 @@ class MLP(nnx.Module):
         return self.layers[-1](x)
 
 
+def check_hidden(hidden: Sequence[int]) -> None:
+    """Refuse widths of hidden layers that are no sequence, such as a number for one layer."""
+    if not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden: expected a sequence of widths, such as (64,), got {hidden!r}.")
+
+
 class Standardize(nnx.Module):
     """Shift and scale inputs by the moments of an example batch; nothing here is trained.
 
@@ -136,6 +142,8 @@ class _Head(nnx.Module):
 
     def __init__(self, features: Callable, hidden, activation, quadratic: bool, rngs, batch):
         values = jax.vmap(features)(*batch)
+        if values.ndim != 2:
+            raise ValueError(f"features: expected a vector for each datum, got shape {values.shape[1:]}.")
         size = values.shape[-1]
         self.features = features
         self.standardize = Standardize(values)
@@ -210,5 +218,6 @@ def ratio_network(
     >>> network.apply(params, x[0], z[0], beta[0], None, beta[0]).shape
     ()
     """
+    check_hidden(hidden)
     settings = (features, tuple(hidden), activation, quadratic, baseline)
     return pure(lambda rngs, *batch: _Ratio(*settings, rngs, batch))

@@ -180,7 +180,13 @@ def fit(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
     k_init, k_step, k_refine = jax.random.split(check_key(key), 3)
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm: expected what himlib.lfvi.lfvi returns, got {type(algorithm).__name__}.")
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise ValueError(f"checkpoint: the directory {Path(checkpoint).parent} does not exist.")
     state, pieces = algorithm.init(k_init, data), []
+    if rounds > 1:  # refuse now what could not be refined after the first round
+        jax.eval_shape(algorithm.refine, k_refine, state, data)
     if checkpoint is not None and Path(checkpoint).exists():
         state, pieces = _load(Path(checkpoint), key, state)
     chunk = min(chunk, max(1, steps // 10))  # the verdict looks at the last tenth

@@ -53,9 +53,9 @@ class LotkaVolterra:
 
     because plain Euler steps spiral outward: at h = 0.2 a quarter of the prior's series explodes. The
     exponents are clipped to 5 in size and the :math:`m_i` to [1e-6, 1e4], which no posterior reaches.
-    Reflection, |.|, keeps populations positive without a point mass at zero. With one inner step the
-    density of a transition is a product of folded normals; with more it is intractable. The experiment
-    is that of Tran, Ranganath and Blei (2017), section 4, who print one rate in two places.
+    Reflection, an absolute value, keeps populations positive without a point mass at zero. With one
+    inner step a transition's density is a product of folded normals; with more it is intractable. The
+    experiment is that of Tran, Ranganath and Blei (2017), section 4, who print one rate twice.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class LotkaVolterra:
 
     @property
     def model(self) -> HierarchicalImplicitModel:
-        r"""The model of ONE transition: covariate :math:`x_t`, x :math:`x_{t+1}`, no local latents."""
+        r"""The model of ONE transition, from the covariate :math:`x_t` to :math:`x_{t+1}`; no locals."""
 
         def generate(noise, beta, covariate):
             x = check_shape("covariate", covariate, (2,))
