@@ -11,6 +11,7 @@ from scipy import stats
 
 from himlib.families import Frame, FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass, Space
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(11)
 SIZE = 40_000
 LOCATION = np.array([0.4, -1.2, 2.0], "float32")

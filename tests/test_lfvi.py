@@ -19,6 +19,7 @@ from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network, ratio_network
 from himlib.training import Outcome, cosine_adam, fit
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(17)
 DATA = Data(jnp.asarray(X))
 SGD = {"ratio_optimizer": optax.set_to_zero(), "posterior_optimizer": optax.sgd(1.0), "ratio_batch": 2}

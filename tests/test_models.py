@@ -11,6 +11,7 @@ from toys import GAUSSIAN
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import normal
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(5)
 SIZE = 20_000
 EXACT = GAUSSIAN.local_scale / np.hypot(GAUSSIAN.local_scale, GAUSSIAN.noise_scale)  # corr(x, z) given beta
@@ -99,9 +100,7 @@ def test_prior_of_a_tree():
         4000
     )  # leaves have their own keys
     one = jax.tree.map(lambda leaf: leaf[0], beta)
-    expected = (
-        stats.expon.logpdf(one["rate"], scale=1 / 2) + stats.norm.logpdf(one["shift"][0], 0, 2).sum()
-    )
+    expected = stats.expon.logpdf(one["rate"], scale=1 / 2) + stats.norm.logpdf(one["shift"][0], 0, 2).sum()
     assert model.log_prior(one) == pytest.approx(expected, rel=1e-5)
     assert jax.tree.leaves(model.sample_prior(KEY))[0].shape == ()
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 from himlib.networks import MLP, Network, Standardize, pure, ratio_network
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(3)
 SIZE = 16
 

@@ -1,7 +1,8 @@
-"""One table of wrong calls: the error's type, and what its message must say."""
+"""Wrong calls: each is refused with what was expected, what came, and the likely cause."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
@@ -9,149 +10,470 @@ import pytest
 from himlib.algorithm import Data
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass, Space
 from himlib.lfvi import lfvi
-from himlib.losses import get_loss
+from himlib.losses import RatioLoss, get_loss
 from himlib.models import HierarchicalImplicitModel
-from himlib.networks import ratio_network
+from himlib.networks import Network, ratio_network
+from himlib.random import normal
+from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.training import fit
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY, OLD_KEY = jax.random.key(0), jax.random.PRNGKey(0)
+X = jnp.linspace(-1, 1, 6)
+DATA = Data(X)
 PRIOR = dist.Normal(0.0, 1.0)
-DATA = Data(jnp.linspace(-1.0, 1.0, 6))
+WITH_Z = ConjugateGaussian().model
+SGD = optax.sgd(0.1)
+NETWORK = Network(lambda key, *batch: {}, lambda params, x, z, beta, covariate, center: beta)
 
 
-def flat(noise, beta, covariate):
-    return None, beta + noise
+def model(generate=lambda noise, beta, covariate: (None, beta + noise), noise_shape=(), prior=PRIOR):
+    return HierarchicalImplicitModel(prior, generate=generate, noise_shape=noise_shape)
 
 
-def build(model=None, posterior=None, ratio=None, **options):
-    settings = {"ratio_optimizer": optax.sgd(0.1), "posterior_optimizer": optax.sgd(0.1), "ratio_batch": 4}
-    return lfvi(
-        HierarchicalImplicitModel(PRIOR, generate=flat, noise_shape=()) if model is None else model,
-        MeanFieldNormal() if posterior is None else posterior,
-        ratio_network(hidden=(4,)) if ratio is None else ratio,
-        **{**settings, **options},
-    )
+def build(**options):
+    defaults = {"model": model(), "posterior": MeanFieldNormal(), "ratio": NETWORK, "ratio_batch": 4}
+    return lfvi(**{**defaults, "ratio_optimizer": SGD, "posterior_optimizer": SGD, **options})
 
 
-def start(generate=flat, data=DATA, noise_shape=(), **options):
-    model = HierarchicalImplicitModel(PRIOR, generate=generate, noise_shape=noise_shape)
-    return build(model, **options).init(KEY, data)
+def start(data=DATA, key=KEY, **options):
+    return build(**options).init(key, data)
 
 
-def simulate(**model):
-    return HierarchicalImplicitModel(PRIOR, **model)
+def simulating(result, data=DATA, **options):
+    """Start with a simulator that makes this of one datum's noise and beta."""
+    return start(data, model=model(lambda noise, beta, covariate: result(noise, beta)), **options)
 
 
-def ready():
-    algorithm = build()
-    return algorithm, algorithm.init(KEY, DATA)
+ALGORITHM = build()
+PARAMS = MeanFieldNormal().init(1)
 
 
-WRONG = {
-    # models
-    "prior is a sampler": (lambda: HierarchicalImplicitModel(lambda key: 0.0, flat), TypeError, "numpyro"),
-    "prior is empty": (lambda: HierarchicalImplicitModel({}, flat), TypeError, "numpyro"),
-    "two simulators": (
-        lambda: simulate(simulate=flat, generate=flat, noise_shape=()),
-        ValueError,
-        "exactly one",
+@pytest.fixture(scope="module")
+def state():
+    return ALGORITHM.init(KEY, DATA)
+
+
+CALLS = {
+    # The model.
+    "prior: a class": (
+        lambda: model(prior=dist.Normal),
+        TypeError,
+        "prior: expected a numpyro distribution .* got the class Normal",
     ),
-    "no simulator": (lambda: simulate(), ValueError, "exactly one"),
-    "simulator is an array": (lambda: simulate(simulate=jnp.zeros(3)), TypeError, "function"),
-    "no noise shape": (lambda: simulate(generate=flat), ValueError, "go together"),
-    "noise shape alone": (lambda: simulate(simulate=flat, noise_shape=()), ValueError, "go together"),
-    "discrete prior": (lambda: Space(dist.Poisson(3.0)), ValueError, "discrete"),
-    # losses
-    "unknown loss": (lambda: get_loss("logistic"), ValueError, "hinge"),
-    "unknown loss of lfvi": (lambda: build(loss="kl"), ValueError, "'kl'"),
-    # kinds
-    "model is a function": (lambda: build(model=flat), TypeError, "HierarchicalImplicitModel"),
-    "posterior is a class": (lambda: build(posterior=FullRankNormal), TypeError, "instance"),
-    "implicit q(beta)": (lambda: build(posterior=ImplicitConditional()), TypeError, "density"),
-    "ratio is a function": (lambda: build(ratio=lambda x: x), TypeError, "ratio_network"),
-    "local is a density": (lambda: build(local=PRIOR.log_prob), TypeError, "ImplicitConditional"),
-    # options
-    "unknown reference": (lambda: build(reference="prior"), ValueError, "'empirical'"),
-    "unknown proposal": (lambda: build(proposal="prior"), ValueError, "'posterior'"),
-    "point mass proposes": (
+    "prior: a sampler": (
+        lambda: model(prior=lambda key: 0.0),
+        TypeError,
+        "got function; LFVI evaluates p\\(beta\\)",
+    ),
+    "prior: a tree with a number": (
+        lambda: model(prior={"a": PRIOR, "b": 1.0}),
+        TypeError,
+        "a pytree of them, got dict",
+    ),
+    "prior: empty": (lambda: model(prior={}), TypeError, "prior: expected a numpyro distribution"),
+    "prior: discrete": (
+        lambda: build(model=model(prior=dist.Poisson(2.0))),
+        ValueError,
+        "Poisson is discrete",
+    ),
+    "both simulators": (
+        lambda: HierarchicalImplicitModel(PRIOR, len, len, ()),
+        ValueError,
+        "exactly one of simulate and generate",
+    ),
+    "no simulator": (
+        lambda: HierarchicalImplicitModel(PRIOR),
+        ValueError,
+        "exactly one of simulate and generate",
+    ),
+    "simulator: no function": (
+        lambda: HierarchicalImplicitModel(PRIOR, simulate=3),
+        TypeError,
+        "expected a function",
+    ),
+    "no noise_shape": (
+        lambda: HierarchicalImplicitModel(PRIOR, generate=len),
+        ValueError,
+        "generate and noise_shape go together",
+    ),
+    "noise_shape alone": (
+        lambda: HierarchicalImplicitModel(PRIOR, simulate=len, noise_shape=()),
+        ValueError,
+        "go together",
+    ),
+    "noise_shape: a number": (
+        lambda: model(noise_shape=2),
+        ValueError,
+        "noise_shape: expected a tuple .* got 2",
+    ),
+    "noise_shape: negative": (
+        lambda: model(noise_shape=(2, -1)),
+        ValueError,
+        "noise_shape: expected a tuple .* got \\(2, -1\\)",
+    ),
+    "beta: a number": (
+        lambda: model().simulate_batch(KEY, 0.0),
+        ValueError,
+        "beta: expected a leading batch axis, got a number",
+    ),
+    "beta: no axis": (
+        lambda: model().simulate_batch(KEY, jnp.zeros(())),
+        ValueError,
+        "beta: expected a leading batch axis",
+    ),
+    "covariate: another length": (
+        lambda: model().simulate_batch(KEY, X, X[:3]),
+        ValueError,
+        "inconsistent sizes",
+    ),
+    # Arguments of lfvi.
+    "model: none": (
+        lambda: build(model=None),
+        TypeError,
+        "model: expected a HierarchicalImplicitModel, got NoneType",
+    ),
+    "posterior: implicit": (
+        lambda: build(posterior=ImplicitConditional()),
+        TypeError,
+        "q\\(beta\\) needs a density",
+    ),
+    "posterior: a class": (
+        lambda: build(posterior=FullRankNormal),
+        TypeError,
+        "an instance of .* got FullRankNormal",
+    ),
+    "posterior: a distribution": (
+        lambda: build(posterior=PRIOR),
+        TypeError,
+        "posterior: expected .* got Normal",
+    ),
+    "ratio: not called": (
+        lambda: build(ratio=ratio_network),
+        TypeError,
+        "ratio: expected a Network .* got function",
+    ),
+    "local: a class": (
+        lambda: build(local=ImplicitConditional),
+        TypeError,
+        "local: expected an instance .* got the class",
+    ),
+    "local: a number": (lambda: build(local=3), TypeError, "local: expected .* got int"),
+    "loss: unknown": (lambda: build(loss="logistic"), ValueError, "loss: expected one of .* got 'logistic'"),
+    "loss: a class": (lambda: get_loss(RatioLoss), ValueError, "loss: expected one of"),
+    "loss: a list": (lambda: build(loss=["log"]), ValueError, "loss: expected one of .* got \\['log'\\]"),
+    "reference: unknown": (
+        lambda: build(reference="prior"),
+        ValueError,
+        "reference: expected .* or a function, got 'prior'",
+    ),
+    "proposal: unknown": (
+        lambda: build(proposal="prior"),
+        ValueError,
+        "proposal: expected 'round' or 'posterior', got 'prior'",
+    ),
+    "proposal: from a point": (
         lambda: build(posterior=PointMass(), proposal="posterior"),
         ValueError,
-        "no width",
+        "a point mass has no width",
     ),
-    "jitter of the data": (
-        lambda: build(reference="empirical", jitter=lambda key, covariate: covariate),
+    "jitter: of real data": (
+        lambda: build(reference="empirical", jitter=lambda key, c: c),
         ValueError,
-        "covariate",
+        "jitter: the empirical",
     ),
-    "explicit mesh": (
+    "sharding: explicit axes": (
         lambda: build(sharding=jax.NamedSharding(jax.make_mesh((1,), ("data",)), jax.P("data"))),
         ValueError,
-        "automatic",
+        "sharding: expected a mesh of automatic axes",
     ),
-    "negative width": (lambda: build(width=-1.0), ValueError, "width"),
-    "odd ratio batch": (lambda: build(ratio_batch=5), ValueError, "even"),
-    "empty ratio batch": (lambda: build(ratio_batch=0), ValueError, "even"),
-    "no ratio step": (lambda: build(ratio_steps=0), ValueError, "ratio_steps"),
-    "half a sample": (lambda: build(posterior_samples=0.5), ValueError, "posterior_samples"),
-    "negative batch": (lambda: build(batch_size=-3), ValueError, "batch_size"),
-    # data
-    "minibatch larger than data": (lambda: start(batch_size=7), ValueError, "6 observations"),
-    "data is an array": (lambda: start(data=DATA.x), TypeError, "Data"),
-    "data is empty": (lambda: start(data=Data(jnp.zeros(0))), ValueError, "no observations"),
-    "data is a number": (lambda: start(data=Data(jnp.float32(1))), ValueError, "leading axis"),
-    "data has a gap": (lambda: start(data=Data(jnp.array([1.0, jnp.nan]))), ValueError, "missing"),
-    "covariates too few": (lambda: start(data=Data(jnp.zeros(3), jnp.zeros(2))), ValueError, "[2, 3]"),
-    # simulators
-    "x is a vector": (
-        lambda: start(lambda e, b, c: (None, b + e), noise_shape=(2,)),
-        ValueError,
-        "shape (2,)",
-    ),
-    "x is an integer": (
-        lambda: start(lambda e, b, c: (None, jnp.int32(e > b))),
-        ValueError,
-        "int32",
-    ),
-    "pair swapped": (lambda: start(lambda e, b, c: (b + e, None)), ValueError, "order (z, x)"),
-    "no pair": (lambda: start(lambda e, b, c: b + e), TypeError, "pair (z, x)"),
-    "not a number": (lambda: start(lambda e, b, c: (None, jnp.log(b + e))), ValueError, "not finite"),
-    "local is missing": (lambda: start(lambda e, b, c: (b, b + e)), ValueError, "pass a family"),
-    "no local to find": (lambda: start(local=ImplicitConditional()), ValueError, "local=None"),
-    "z of another shape": (
-        lambda: start(lambda e, b, c: (jnp.stack([b, e]), b + e), local=ImplicitConditional()),
-        ValueError,
-        "shape ()",
-    ),
-    # keys
-    "old key: init": (lambda: build().init(OLD_KEY, DATA), TypeError, "old-style"),
-    "old key: step": (lambda: build().step(OLD_KEY, ready()[1], DATA), TypeError, "old-style"),
-    "old key: refine": (lambda: build().refine(OLD_KEY, ready()[1], DATA), TypeError, "old-style"),
-    "old key: sample": (lambda: build().sample(OLD_KEY, ready()[1], 3), TypeError, "old-style"),
-    "old key: elbo": (lambda: build().elbo(OLD_KEY, ready()[1], DATA), TypeError, "old-style"),
-    "old key: prior": (lambda: simulate(simulate=flat).sample_prior(OLD_KEY), TypeError, "old-style"),
-    "old key: model": (
-        lambda: simulate(simulate=flat).simulate_batch(OLD_KEY, jnp.zeros(2)),
+    "optimizer: a learning rate": (
+        lambda: build(ratio_optimizer=1e-3),
         TypeError,
-        "old-style",
+        "ratio_optimizer: expected an optax .* got float",
     ),
-    "old key: fit": (lambda: fit(OLD_KEY, build(), DATA, 3), TypeError, "old-style"),
-    "seed for a key": (lambda: fit(0, build(), DATA, 3), TypeError, "jax.random.key"),
-    # training
-    "no steps": (lambda: fit(KEY, build(), DATA, 0), ValueError, "steps"),
-    "half a round": (lambda: fit(KEY, build(), DATA, 3, rounds=0.5), ValueError, "rounds"),
-    "empty chunk": (lambda: fit(KEY, build(), DATA, 3, chunk=0), ValueError, "chunk"),
+    "optimizer: not called": (
+        lambda: build(posterior_optimizer=optax.adam),
+        TypeError,
+        "posterior_optimizer: .* got function",
+    ),
+    "optimizers: a part is missing": (
+        lambda: build(model=WITH_Z, local=ImplicitConditional(), posterior_optimizer={"beta": SGD}),
+        ValueError,
+        "posterior_optimizer: expected parts \\['beta', 'z'\\], got \\['beta'\\]",
+    ),
+    "optimizers: a part too many": (
+        lambda: build(posterior_optimizer={"beta": SGD, "z": SGD}),
+        ValueError,
+        "expected parts \\['beta'\\], got \\['beta', 'z'\\]",
+    ),
+    "width: zero": (lambda: build(width=0), ValueError, "width: expected a positive number, got 0"),
+    "width: not a number": (
+        lambda: build(width=float("nan")),
+        ValueError,
+        "width: expected a positive number, got nan",
+    ),
+    "ratio_batch: odd": (
+        lambda: build(ratio_batch=5),
+        ValueError,
+        "ratio_batch: expected an even positive integer, got 5",
+    ),
+    "ratio_batch: zero": (lambda: build(ratio_batch=0), ValueError, "ratio_batch: expected an even"),
+    "ratio_batch: a fraction": (
+        lambda: build(ratio_batch=4.0),
+        ValueError,
+        "ratio_batch: expected an even .* got 4.0",
+    ),
+    "ratio_steps: negative": (
+        lambda: build(ratio_steps=-1),
+        ValueError,
+        "ratio_steps: expected a positive integer, got -1",
+    ),
+    "batch_size: zero": (
+        lambda: build(batch_size=0),
+        ValueError,
+        "batch_size: expected a positive integer, got 0",
+    ),
+    "posterior_samples: zero": (
+        lambda: build(posterior_samples=0),
+        ValueError,
+        "posterior_samples: expected a positive",
+    ),
+    # Data.
+    "data: an array": (lambda: start(X), TypeError, "data: expected Data\\(x, covariate\\), got"),
+    "data: a tuple": (
+        lambda: start((X, None)),
+        TypeError,
+        "data: expected Data\\(x, covariate\\), got tuple",
+    ),
+    "data: a number": (lambda: start(Data(1.0)), ValueError, "data: expected arrays with a leading axis"),
+    "data: a list": (
+        lambda: start(Data([1.0, 2.0])),
+        ValueError,
+        "data: expected arrays with a leading axis",
+    ),
+    "data: nothing": (lambda: start(Data(None)), ValueError, "data: expected arrays with a leading axis"),
+    "data: empty": (lambda: start(Data(jnp.zeros(0))), ValueError, "data: no observations"),
+    "data: two lengths": (
+        lambda: start(Data(X, X[:4])),
+        ValueError,
+        "x and covariate differ in their leading axes, \\[4, 6\\]",
+    ),
+    "data: fewer than a minibatch": (
+        lambda: start(batch_size=7),
+        ValueError,
+        "6 observations are fewer than batch_size=7",
+    ),
+    "data: NaN": (lambda: start(Data(X.at[1].set(jnp.nan))), ValueError, "data: missing or infinite values"),
+    "data: infinite covariate": (
+        lambda: start(Data(X, X / 0)),
+        ValueError,
+        "data: missing or infinite values",
+    ),
+    # What the simulator gives.
+    "simulator: x of another shape": (
+        lambda: start(Data(jnp.zeros((6, 2)))),
+        ValueError,
+        "x of shape \\(\\) .* data have \\(2,\\)",
+    ),
+    "simulator: counts": (
+        lambda: simulating(lambda noise, beta: (None, jnp.int32(noise))),
+        ValueError,
+        "int32, the data have \\(\\) and float32",
+    ),
+    "data: counts": (
+        lambda: start(Data(jnp.arange(6))),
+        ValueError,
+        "float32, the data have \\(\\) and int32",
+    ),
+    "simulator: x alone": (
+        lambda: simulating(lambda noise, beta: beta),
+        TypeError,
+        "expected a pair \\(z, x\\), got",
+    ),
+    "simulator: x alone, two data": (
+        lambda: simulating(lambda noise, beta: beta, Data(X[:2])),
+        TypeError,
+        "expected a pair \\(z, x\\), got",
+    ),
+    "simulator: three values": (
+        lambda: simulating(lambda noise, beta: (None, beta, beta)),
+        TypeError,
+        "expected a pair \\(z, x\\), got",
+    ),
+    "simulator: (x, None)": (
+        lambda: simulating(lambda noise, beta: (beta, None)),
+        ValueError,
+        "is the order \\(z, x\\)?",
+    ),
+    "simulator: (x, z)": (
+        lambda: simulating(
+            lambda noise, beta: (beta, jnp.stack([beta, noise])), local=ImplicitConditional((2,))
+        ),
+        ValueError,
+        "is the order \\(z, x\\)?",
+    ),
+    "simulator: NaN": (
+        lambda: simulating(lambda noise, beta: (None, jnp.log(beta))),
+        ValueError,
+        r"simulator: \d+\.\d% of some output is not finite",
+    ),
+    "simulator: infinite z": (
+        lambda: simulating(lambda noise, beta: (beta / 0, beta), local=ImplicitConditional()),
+        ValueError,
+        "is not finite",
+    ),
+    "local: missing": (
+        lambda: start(model=WITH_Z),
+        ValueError,
+        "local: the simulator gives a z; pass a family for it",
+    ),
+    "local: without z": (
+        lambda: start(local=ImplicitConditional()),
+        ValueError,
+        "local: the simulator gives no z; pass local=None",
+    ),
+    "local: another shape": (
+        lambda: start(model=WITH_Z, local=ImplicitConditional((2,))),
+        ValueError,
+        "expected z of shape \\(2,\\), the simulator gives \\(\\)",
+    ),
+    "local: z is a tree": (
+        lambda: simulating(lambda noise, beta: ({"a": beta}, beta), local=ImplicitConditional()),
+        ValueError,
+        "expected z of shape \\(\\)",
+    ),
+    "local: negative noise": (
+        lambda: ImplicitConditional(noise_size=-1),
+        ValueError,
+        "noise_size: expected a positive integer, got -1",
+    ),
+    # Networks.
+    "features: a number": (
+        lambda: start(ratio=ratio_network(lambda x, *rest: x)),
+        ValueError,
+        "features: expected a vector .* got shape \\(\\)",
+    ),
+    "features: a matrix": (
+        lambda: start(ratio=ratio_network(lambda x, *rest: jnp.ones((2, 2)))),
+        ValueError,
+        "got shape \\(2, 2\\)",
+    ),
+    "hidden: a number": (
+        lambda: ratio_network(hidden=64),
+        TypeError,
+        "hidden: expected a sequence .* got 64",
+    ),
+    "ratio: a vector": (
+        lambda: start(ratio=Network(NETWORK.init, lambda params, x, z, *rest: jnp.stack([x, x]))),
+        ValueError,
+        "ratio: expected one number for each datum, got shape \\(2,\\)",
+    ),
+    # Rounds and runs.
+    "fit: not an algorithm": (
+        lambda: fit(KEY, model(), DATA, 10),
+        TypeError,
+        "algorithm: expected .* got HierarchicalImplicitModel",
+    ),
+    "fit: key and algorithm swapped": (
+        lambda: fit(ALGORITHM, KEY, DATA, 10),
+        TypeError,
+        "key: expected .* got Algorithm",
+    ),
+    "fit: no steps": (
+        lambda: fit(KEY, ALGORITHM, DATA, 0),
+        ValueError,
+        "steps: expected a positive integer, got 0",
+    ),
+    "fit: a fraction of steps": (
+        lambda: fit(KEY, ALGORITHM, DATA, 1e3),
+        ValueError,
+        "steps: expected .* got 1000.0",
+    ),
+    "fit: no rounds": (
+        lambda: fit(KEY, ALGORITHM, DATA, 10, rounds=0),
+        ValueError,
+        "rounds: expected a positive integer, got 0",
+    ),
+    "fit: negative chunk": (
+        lambda: fit(KEY, ALGORITHM, DATA, 10, chunk=-1),
+        ValueError,
+        "chunk: expected .* got -1",
+    ),
+    "fit: no such directory": (
+        lambda: fit(KEY, ALGORITHM, DATA, 10, checkpoint="nowhere/run.npz"),
+        ValueError,
+        "checkpoint: the directory nowhere does not exist",
+    ),
+    "fit: rounds of a point mass": (
+        lambda: fit(KEY, build(posterior=PointMass()), DATA, 10, rounds=2),
+        ValueError,
+        "a point mass has no width",
+    ),
+    # Old-style keys.
+    "key: simulate": (
+        lambda: HierarchicalImplicitModel(PRIOR, lambda key, beta, c: (None, beta)).simulate_batch(
+            OLD_KEY, X
+        ),
+        TypeError,
+        "key",
+    ),
+    "key: generate": (lambda: model().simulate_batch(OLD_KEY, X), TypeError, "key"),
+    "key: prior": (lambda: model().sample_prior(OLD_KEY), TypeError, "key"),
+    "key: mean field": (lambda: MeanFieldNormal().sample(PARAMS, OLD_KEY, 2), TypeError, "key"),
+    "key: full rank": (
+        lambda: FullRankNormal().sample(FullRankNormal().init(1), OLD_KEY, 2),
+        TypeError,
+        "key",
+    ),
+    "key: implicit family": (lambda: ImplicitConditional().init(OLD_KEY, X, X, X, None), TypeError, "key"),
+    "key: implicit sample": (lambda: ImplicitConditional().sample({}, OLD_KEY, X, X, None), TypeError, "key"),
+    "key: network": (lambda: ratio_network().init(OLD_KEY, X, X, X, None, X), TypeError, "key"),
+    "key: normal": (lambda: normal(OLD_KEY, (2,)), TypeError, "key"),
+    "key: init": (lambda: start(key=OLD_KEY), TypeError, "key"),
+    "key: a seed": (lambda: start(key=0), TypeError, "key: expected jax.random.key\\(seed\\), got int"),
+    "key: fit": (lambda: fit(OLD_KEY, ALGORITHM, DATA, 10), TypeError, "key"),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_call(name):
-    call, error, fragment = WRONG[name]
-    with pytest.raises(error) as caught:
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_call_is_refused(name):
+    call, error, message = CALLS[name]
+    with pytest.raises(error, match=message) as caught:
         call()
-    assert fragment in str(caught.value)
+    if name.startswith("key:"):
+        assert "old-style" in str(caught.value)
 
 
-def test_right_calls_pass():
-    """The table's own helpers are right where nothing is made wrong."""
-    algorithm, state = ready()
-    assert jnp.isfinite(algorithm.elbo(KEY, state, DATA))
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda state: ALGORITHM.step(OLD_KEY, state, DATA),
+        lambda state: ALGORITHM.refine(OLD_KEY, state, DATA),
+        lambda state: ALGORITHM.sample(OLD_KEY, state, 3),
+        lambda state: ALGORITHM.sample_local(OLD_KEY, state, jnp.zeros(()), DATA),
+        lambda state: ALGORITHM.elbo(OLD_KEY, state, DATA),
+    ],
+    ids=["step", "refine", "sample", "sample_local", "elbo"],
+)
+def test_old_style_key_is_refused_by_the_algorithm(state, call):
+    with pytest.raises(TypeError, match="old-style"):
+        call(state)
+
+
+def test_negative_sample_size_is_refused(state):
+    with pytest.raises((TypeError, ValueError), match="negative"):
+        ALGORITHM.sample(KEY, state, -1)
+
+
+def test_right_calls_are_not_refused(state):
+    # Arrays of NumPy in double precision are data too: JAX takes them as float32.
+    assert start(Data(np.linspace(-1.0, 1.0, 6)), model=model()).step == 0
+    assert start(batch_size=6).step == 0
+    assert ALGORITHM.sample(KEY, state, 0).shape == (0,)
+    assert Space(dist.Normal(0, 1)).frame.location.dtype == jnp.float32
+
+
+def test_checks_stand_back_under_a_transformation():
+    states = jax.vmap(lambda x: ALGORITHM.init(KEY, Data(x)))(jnp.stack([X, X]))
+    assert states.step.shape == (2,)
