@@ -20,6 +20,11 @@ class HareLynx(NamedTuple):
         1900 to 1920, shape (21,), int32.
     pelts
         Pelts of hares and of lynxes in thousands a year, shape (21, 2), float32.
+
+    Examples
+    --------
+    >>> HareLynx._fields
+    ('years', 'pelts')
     """
 
     years: np.ndarray

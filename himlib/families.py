@@ -91,12 +91,11 @@ class Space:
 
     @staticmethod
     def _moments(leaf, bijection):
-        if leaf.support is dist.constraints.real or leaf.support is dist.constraints.real_vector:
+        if leaf.support in (dist.constraints.real, dist.constraints.real_vector):
             location, scale = jnp.broadcast_arrays(leaf.mean, jnp.sqrt(leaf.variance))
             if bool(jnp.all(jnp.isfinite(location) & jnp.isfinite(scale))):
-                return jnp.asarray(location, scale.dtype), jnp.asarray(
-                    scale, scale.dtype
-                )  # integers truncate u
+                # A prior of integers, Normal(0, 1), has an integer mean, which would truncate u.
+                return jnp.asarray(location, scale.dtype), jnp.asarray(scale, scale.dtype)
         draws = bijection.inv(leaf.sample(jax.random.key(0), (1000,)))
         low, median, high = jnp.quantile(draws, jnp.array([0.16, 0.5, 0.84]), axis=0)
         return median, (high - low) / 2

@@ -139,6 +139,28 @@ def test_gradient_of_the_local_family_is_the_closed_form(with_local):
     assert linear_elbo(*best)[0] == pytest.approx(float(closed_form(Q)[0]), rel=1e-5)
 
 
+def test_constrained_globals_carry_their_jacobian():
+    # With u = log(beta) this is the flat model again: at its exact posterior nothing is random.
+    model = HierarchicalImplicitModel(
+        dist.LogNormal(0.0, 1.0),
+        generate=lambda noise, beta, _: (None, jnp.log(beta) + noise),
+        noise_shape=(),
+    )
+    ratio = known_ratio(lambda x, z, beta, _: GAUSSIAN.predictive(jnp.log(beta)).log_prob(x))
+    algorithm, frame = lfvi(model, MeanFieldNormal(), ratio, **SGD), Space(model.prior).frame
+    exact = GAUSSIAN.posterior(DATA.x)
+    location, scale = (exact.mean - frame.location) / frame.scale, exact.scale / frame.scale
+    q = {"beta": {"location": location, "log_scale": jnp.log(scale)}}
+    state = State({"slope": jnp.zeros(())}, None, None, None, frame, None)
+    objective = jax.jit(
+        jax.value_and_grad(lambda q, key: algorithm.elbo(key, state._replace(posterior=q), DATA))
+    )
+    for key in jax.random.split(KEY, 3):
+        value, gradient = objective(q, key)
+        assert value == pytest.approx(float(GAUSSIAN.evidence(DATA.x)), rel=1e-5)
+        np.testing.assert_allclose(jnp.concatenate(jax.tree.leaves(gradient)), 0, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def minibatch():
     return Stepper(FLAT, FLAT_RATIO, batch_size=2, posterior_samples=2)
