@@ -27,7 +27,7 @@ test: $(ready)  ## run every test: style, library, chapters, book, site
 	@start=$$SECONDS; failed=; \
 	step() { local name=$$1 began=$$SECONDS; shift; echo "== $$name"; "$$@" || failed+=" [$$name]"; echo "== $$name: $$((SECONDS - began)) s"; }; \
 	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet ."; \
-	step "library and project" $(bin)/pytest -q -n 2 --dist loadfile --durations=10 --ignore=tests/test_site.py --doctest-modules --cov=himlib tests himlib; \
+	step "library and project" $(bin)/pytest -q -n 2 --durations=10 --ignore=tests/test_site.py --doctest-modules --cov=himlib tests himlib; \
 	step "chapters, executed and compared" $(bin)/pytest -q --durations=10 -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/[0-9]*.ipynb; \
 	step "book" $(MAKE) --no-print-directory book; \
 	step "site in a browser" $(bin)/pytest -q -rs tests/test_site.py; \
