@@ -136,7 +136,7 @@ def check_data(data: Any, batch_size: int | None) -> None:
 
 
 def check_simulated(model: HierarchicalImplicitModel, data: Any, local: Any) -> None:
-    """Hold the shapes that the simulator promises against what was observed and what q expects.
+    """Hold what the simulator promises against what was observed and what q expects.
 
     Examples
     --------
@@ -147,6 +147,23 @@ def check_simulated(model: HierarchicalImplicitModel, data: Any, local: Any) -> 
     >>> check_simulated(model, Data(jnp.zeros((3, 5))), None)
     Traceback (most recent call last):
     ValueError: simulator: gives x of shape () and float32, the data have (5,) and float32.
+    """
+    z = check_shapes(model, data)
+    if (z is None) != (local is None):
+        given = "no z; pass local=None." if z is None else "a z; pass a family for it."
+        raise ValueError(f"local: the simulator gives {given}")
+
+
+def check_shapes(model: HierarchicalImplicitModel, data: Any) -> Any:
+    """Hold the shapes of simulated x against those of the data, and return the shape of z.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from himlib.algorithm import Data
+    >>> from himlib.simulators.conjugate import ConjugateGaussian
+    >>> check_shapes(ConjugateGaussian().model, Data(jnp.zeros(3))).shape
+    (3,)
     """
 
     def simulate(key, covariate):
@@ -170,9 +187,48 @@ def check_simulated(model: HierarchicalImplicitModel, data: Any, local: Any) -> 
                 f"the data have {seen.shape[1:]} and {dtype}"
                 + ("." if z is None else "; is the order (z, x)?")
             )
-    if (z is None) != (local is None):
-        given = "no z; pass local=None." if z is None else "a z; pass a family for it."
-        raise ValueError(f"local: the simulator gives {given}")
+    return z
+
+
+def check_samples(p: Any, q: Any) -> None:
+    """Refuse two samples that say nothing of a density ratio.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> check_samples(jnp.arange(3.0), jnp.zeros((3, 2)))
+    Traceback (most recent call last):
+    ValueError: p, q: expected draws of one shape, got () and (2,).
+    """
+    samples = {"p": p, "q": q}
+    for name, sample in samples.items():
+        dtype = getattr(sample, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            got = type(sample).__name__ if dtype is None else f"an array of {dtype}"
+            raise TypeError(f"{name}: expected an array of floating-point draws, got {got}.")
+        if sample.ndim == 0 or 0 in sample.shape[1:]:
+            raise ValueError(f"{name}: expected draws along the leading axis, got shape {sample.shape}.")
+        if len(sample) < 2:
+            raise ValueError(f"{name}: expected two draws or more, got {len(sample)}.")
+    if p.shape[1:] != q.shape[1:]:
+        raise ValueError(f"p, q: expected draws of one shape, got {p.shape[1:]} and {q.shape[1:]}.")
+    types = [jax.dtypes.canonicalize_dtype(sample.dtype) for sample in (p, q)]
+    if types[0] != types[1]:
+        raise TypeError(f"p, q: expected one dtype, got {types[0]} and {types[1]}.")
+    if any(isinstance(sample, jax.core.Tracer) for sample in (p, q)):
+        return  # under jit and vmap there are no values to look at
+    constant = {}
+    for name, sample in samples.items():
+        if not np.isfinite(sample).all():
+            raise ValueError(f"{name}: missing or infinite values.")
+        constant[name] = np.ptp(sample, axis=0) == 0
+        if constant[name].all():
+            raise ValueError(f"{name}: all draws are the same; likely cause: a simulator without noise.")
+    atom = (constant["p"] | constant["q"]) & (np.ptp(np.concatenate([p, q]), axis=0) > 0)
+    if atom.any():
+        raise ValueError(
+            "p, q: a coordinate is constant in one sample but not in the other, so that no ratio is finite."
+        )
 
 
 def check_ratio(shape: tuple[int, ...]) -> None:

@@ -80,12 +80,18 @@ class Space:
             values = zip(bijections, unravel(u), strict=True)
             return tree.unflatten([bijection(value) for bijection, value in values])
 
+        def unconstrain(beta):
+            values = zip(bijections, tree.flatten_up_to(beta), strict=True)
+            return ravel_pytree([bijection.inv(value) for bijection, value in values])[0]
+
         def log_jacobian(u):
             values = zip(bijections, unravel(u), strict=True)
             return sum(jnp.sum(b.log_abs_det_jacobian(value, b(value))) for b, value in values)
 
         #: u -> beta
         self.constrain = constrain
+        #: beta -> u
+        self.unconstrain = unconstrain
         #: u -> the log of the determinant of d beta / d u
         self.log_jacobian = log_jacobian
 

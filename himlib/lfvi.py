@@ -160,6 +160,7 @@ def lfvi(
         posterior_optimizer = optax.partition(posterior_optimizer, parts)
     space = Space(model.prior)
     apply_ratio = jax.vmap(ratio.apply, (None, 0, 0, 0, 0, None))
+    log_ratio_of = loss.log_ratio or (lambda output: output)  # the hinge's goes into the ELBO as it is
 
     def rows_of(key, count, size):
         return jax.random.bits(key, (count,)) % jnp.uint32(size)  # quicker to compile than randint
@@ -212,9 +213,11 @@ def lfvi(
 
         def objective(params):
             r = apply_ratio(params, *batch)
-            on_p, on_q = loss.on_p(r[:ratio_batch]), loss.on_q(r[ratio_batch:])
-            accuracy = (jnp.mean(r[:ratio_batch] > 0) + jnp.mean(r[ratio_batch:] < 0)) / 2
-            return on_p.mean() + on_q.mean(), accuracy
+            value = loss(r[:ratio_batch], r[ratio_batch:])
+            r = log_ratio_of(r)
+            even = loss.offset(r[ratio_batch:])  # where the odds are even: at zero for all losses but one
+            accuracy = (jnp.mean(r[:ratio_batch] > even) + jnp.mean(r[ratio_batch:] < even)) / 2
+            return value, accuracy
 
         batch = contrast(keys, state, data)
         (value, accuracy), gradient = jax.value_and_grad(objective, has_aux=True)(params)
@@ -245,7 +248,8 @@ def lfvi(
         x, covariate = jax.tree.map(lambda leaf: jnp.tile(leaf, repeats + (1,) * (leaf.ndim - 1)), data)
 
         def total(x, z):
-            return apply_ratio(state.ratio, x, z, betas, covariate, center(state)).sum() / posterior_samples
+            r = log_ratio_of(apply_ratio(state.ratio, x, z, betas, covariate, center(state)))
+            return r.sum() / posterior_samples
 
         value = total(x, sample_z(params, k_z, x, betas, covariate))
         if centered:
@@ -369,6 +373,6 @@ def lfvi(
         return sample_z(state.posterior, check_key(key), data.x, betas, data.covariate)
 
     def log_ratio(state, x, z, beta, covariate=None):
-        return ratio.apply(state.ratio, x, z, beta, covariate, center(state))
+        return log_ratio_of(ratio.apply(state.ratio, x, z, beta, covariate, center(state)))
 
     return Algorithm(init, step, refine, moments, sample_beta, sample_local, elbo, log_ratio)

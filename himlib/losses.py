@@ -1,21 +1,40 @@
 r"""Losses whose minimizer tells a log density ratio, element by element.
 
-With r evaluated on samples of p and of q, a loss is a pair of functions, averaged by the caller:
+With r evaluated on samples of p and of q, a loss is a pair of functions and a way to average them:
 
-.. math:: D = E_p[\ell_p(r)] + E_q[\ell_q(r)].
+.. math:: D(r) = E_p[\ell_p(r)] + E_q[\ell_q(r)].
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.nn import relu, softplus
+from jax.scipy.special import logsumexp
 
 __all__ = ["LOSSES", "RatioLoss", "get_loss"]
 
 
+def linear_exp(r: jax.Array) -> jax.Array:
+    """Exponentiate up to 30, and go on as a straight line: still convex, and a slope that stays finite."""
+    return jnp.exp(jnp.minimum(r, 30.0)) * (1 + jnp.maximum(r - 30.0, 0.0))
+
+
+def log_mean_exp(r: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Take the logarithm of the mean of exp(r) over all entries, or over those chosen."""
+    count = r.size if where is None else jnp.sum(where)
+    return logsumexp(r, where=where) - jnp.log(count)
+
+
+def identity(r: jax.Array) -> jax.Array:
+    return r
+
+
 class RatioLoss(NamedTuple):
-    r"""A loss for estimating :math:`r^* = \log p/q` from samples of p and of q.
+    r"""A loss for estimating :math:`\log p/q` from samples of p and of q.
+
+    Called with the network's outputs on a sample of p and on one of q, it gives D.
 
     Attributes
     ----------
@@ -26,13 +45,18 @@ class RatioLoss(NamedTuple):
     optimum
         The network output that minimizes the population loss, as a function of the true
         :math:`\log p/q`.
-    is_ratio
-        Whether that optimum is the log ratio itself. If not, an ELBO built on r has no calibrated scale.
+    log_ratio
+        What to make of an output to get the log ratio, element-wise; None if there is no way. An ELBO
+        built on such an r has no calibrated scale.
+    mean_q
+        How the values of ``on_q`` become one number: :func:`jax.numpy.mean`, or a function of the same
+        arguments, ``mean_q(values, where=...)``.
 
     Examples
     --------
+    >>> import jax.numpy as jnp
     >>> loss = get_loss("log")
-    >>> print(f"{loss.on_p(0.0) + loss.on_q(0.0):.4f}")  # 2 log 2: the classifier knows nothing
+    >>> print(f"{loss(jnp.zeros(3), jnp.zeros(5)):.4f}")  # 2 log 2: the classifier knows nothing
     1.3863
     """
 
@@ -40,22 +64,70 @@ class RatioLoss(NamedTuple):
     on_p: Callable[[jax.Array], jax.Array]
     on_q: Callable[[jax.Array], jax.Array]
     optimum: Callable[[jax.Array], jax.Array]
-    is_ratio: bool
+    log_ratio: Callable[[jax.Array], jax.Array] | None
+    mean_q: Callable[..., jax.Array] = jnp.mean
+
+    def __call__(self, r_p: jax.Array, r_q: jax.Array) -> jax.Array:
+        return jnp.mean(self.on_p(r_p)) + self.mean_q(self.on_q(r_q))
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether the log ratio can be read off the output."""
+        return self.log_ratio is not None
+
+    def offset(self, r_q: jax.Array, where: jax.Array | None = None) -> jax.Array | float:
+        r"""Tell the constant that is to be subtracted from the log ratio.
+
+        It is zero unless D is the same for r and r + c, as with Donsker and Varadhan's. Then it is
+        :math:`\log E_q[e^r]`, so that the ratio has mean one under q.
+        """
+        return log_mean_exp(r_q, where) if self.mean_q is log_mean_exp else 0.0
 
 
-#: The losses by name.
+#: The losses by name, each with its optimum r and its value there (in nats where it is a KL or JS).
 #:
 #: ``log``
 #:     :math:`E_p[-\log\sigma(r)] + E_q[-\log(1 - \sigma(r))]`, equation 5 of the paper; optimum
-#:     :math:`\log p/q`, value :math:`2 \log 2 - 2\,JS(p, q)` nats.
+#:     :math:`\log p/q`, value :math:`2 \log 2 - 2\,JS(p, q)`.
+#: ``exponential``
+#:     :math:`E_p[e^{-r/2}] + E_q[e^{r/2}]`; optimum :math:`\log p/q`, value :math:`2 \int \sqrt{p q}`,
+#:     which is :math:`2 - 2 H^2` with the squared Hellinger distance.
+#: ``kl``
+#:     :math:`E_p[-r] + E_q[e^r]` (Nguyen, Wainwright and Jordan 2010); optimum :math:`\log p/q`, value
+#:     :math:`1 - KL(p \| q)`.
+#: ``donsker_varadhan``
+#:     :math:`E_p[-r] + \log E_q[e^r]`, which is also what KLIEP minimizes; optimum
+#:     :math:`\log p/q + c` with any constant c, value :math:`-KL(p \| q)`.
+#: ``reverse_kl``
+#:     :math:`E_p[e^{-r}] + E_q[r]`; optimum :math:`\log p/q`, value :math:`1 - KL(q \| p)`.
+#: ``least_squares``
+#:     :math:`E_p[-w] + E_q[w^2/2]`, known as LSIF, of an output w; optimum :math:`w = p/q`, value
+#:     :math:`-(1 + \chi^2(p \| q)) / 2`. The log ratio is :math:`\log w`, with w at least 1e-4. (With
+#:     :math:`w = e^r` its gradient explodes.)
 #: ``hinge``
-#:     :math:`E_p[\max(0, 1 - r)] + E_q[\max(0, 1 + r)]`, appendix D; optimum
-#:     :math:`\operatorname{sign} \log p/q`, which is NOT the log ratio, whatever the appendix says.
+#:     :math:`E_p[\max(0, 1 - r)] + E_q[\max(0, 1 + r)]`, appendix D of the paper; optimum
+#:     :math:`\operatorname{sign} \log p/q`, value :math:`2 - 2\,TV(p, q)`. That is NOT the log ratio,
+#:     whatever the appendix says.
+#:
+#: Every :math:`e^r` goes on as a straight line above r = 30.
 LOSSES = {
     loss.name: loss
     for loss in (
-        RatioLoss("log", lambda r: softplus(-r), softplus, lambda log_ratio: log_ratio, True),
-        RatioLoss("hinge", lambda r: relu(1 - r), lambda r: relu(1 + r), jax.numpy.sign, False),
+        RatioLoss("log", lambda r: softplus(-r), softplus, identity, identity),
+        RatioLoss(
+            "exponential", lambda r: linear_exp(-r / 2), lambda r: linear_exp(r / 2), identity, identity
+        ),
+        RatioLoss("kl", jnp.negative, linear_exp, identity, identity),
+        RatioLoss("donsker_varadhan", jnp.negative, identity, identity, identity, log_mean_exp),
+        RatioLoss("reverse_kl", lambda r: linear_exp(-r), identity, identity, identity),
+        RatioLoss(
+            "least_squares",
+            jnp.negative,
+            lambda w: w**2 / 2,
+            jnp.exp,
+            lambda w: jnp.log(jnp.maximum(w, 1e-4)),
+        ),
+        RatioLoss("hinge", lambda r: relu(1 - r), lambda r: relu(1 + r), jnp.sign, None),
     )
 }
 

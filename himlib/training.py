@@ -36,9 +36,10 @@ class Outcome(Enum):
         "sd. Take more steps, or decay the learning rate."
     )
     SATURATED = (
-        "The ratio network tells all samples apart (accuracy above 0.99): r is flat where q needs its "
-        "slope, and q stays near where it began. Contrast with the predictive reference instead of the "
-        "empirical one, give r residual features, or factorize the data into smaller pieces."
+        "The ratio network tells nearly all samples apart (accuracy above 0.99, or more than the width of "
+        "q can account for): r is flat where q needs its slope, and q stays near where it began. Contrast "
+        "with the predictive reference instead of the empirical one, give r residual features, or "
+        "factorize the data into smaller pieces."
     )
     COLLAPSED = (
         "The sds of q fell below 1e-5 of the proposal's scale. Lower the posterior's learning "
@@ -219,11 +220,18 @@ def fit(
 def _judge(history: Info, moments: Sequence, steps: int, chunk: int) -> Outcome:
     """Read the verdict off the last tenth of the last round."""
     tenth = max(1, steps // 10)
-    if history.accuracy[-tenth:].mean() > 0.99:
-        return Outcome.SATURATED
-    if 0 < history.spread[-1] < 1e-5:
-        return Outcome.COLLAPSED
     location, scale = moments[-1]
+    accuracy, spread = history.accuracy[-tenth:].mean(), history.spread[-1]
+    if accuracy > 0.99:
+        return Outcome.SATURATED
+    if accuracy > 0.9 and spread > 0:
+        # Telling beta's own x from another takes a Kullback-Leibler divergence of so many nats (data
+        # processing), and by as many nats at least one datum would narrow q.
+        needed = (2 * accuracy - 1) * np.log(accuracy / (1 - accuracy))
+        if -location.size * np.log(spread) < needed:
+            return Outcome.SATURATED
+    if 0 < spread < 1e-5:
+        return Outcome.COLLAPSED
     back = -(-steps // chunk) - (steps - tenth) // chunk  # chunks since the last tenth began
     before, _ = moments[max(0, len(moments) - 1 - back)]
     if np.any(np.abs(location - before) > 0.5 * np.where(scale > 0, scale, 1.0)):

@@ -323,7 +323,7 @@ def test_steps_of_the_ratio_see_joint_draws_too():
     keep_gradient = optax.GradientTransformation(
         lambda params: (), lambda gradient, state, params: (gradient, ())
     )
-    loss = RatioLoss("linear", lambda r: r, jnp.zeros_like, optimum=None, is_ratio=False)
+    loss = RatioLoss("linear", lambda r: r, jnp.zeros_like, optimum=None, log_ratio=None)
     options = {**SGD, "ratio_optimizer": keep_gradient, "ratio_batch": 64, "posterior_samples": 1}
     algorithm = lfvi(GAUSSIAN.model, MeanFieldNormal(), features, local=EXACT_LOCAL, loss=loss, **options)
     state = algorithm.init(KEY, DATA)

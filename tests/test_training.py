@@ -80,6 +80,25 @@ def test_verdicts(run, outcome, data):
     assert (result.state.step == STEPS) == finite  # a run without numbers stops at once
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "sd", "outcome"),
+    [
+        (0.995, 0.01, Outcome.SATURATED),  # r is certain
+        (0.979, 1.0, Outcome.SATURATED),  # r must know 3.7 nats at least, and q has learned none of them
+        (0.979, 0.5, Outcome.SATURATED),  # two coordinates, each of log 2 nats: 1.4
+        (0.979, 0.1, Outcome.CONVERGED),  # 4.6 nats
+        (0.92, 0.2, Outcome.CONVERGED),  # 3.2, where 2.1 are needed
+        (0.85, 1.0, Outcome.CONVERGED),  # chance may do this with one datum: not said
+        (0.979, 0.0, Outcome.CONVERGED),  # a point mass
+    ],
+)
+def test_saturation_by_what_q_has_learned(accuracy, sd, outcome):
+    steps, chunk = 100, 10
+    history = Info(*(np.full(steps, value, np.float32) for value in (0, 0, accuracy, 0, 0, sd)))
+    moments = [np.array([[0.0, 0.0], [sd, sd]])] * 10
+    assert training._judge(history, moments, steps, chunk) is outcome
+
+
 def test_history_has_one_entry_per_step(uninterrupted):
     assert isinstance(uninterrupted, Result) and isinstance(uninterrupted.history, Info)
     assert uninterrupted.state.step == STEPS * ROUNDS and uninterrupted.outcome is Outcome.CONVERGED

@@ -1,0 +1,131 @@
+"""How a log ratio is fitted to two samples, by L-BFGS or by Adam with early stopping, and scored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.nn import logsumexp
+
+from himlib.losses import RatioLoss
+from himlib.networks import Network
+from himlib.training import cosine_adam
+
+LOOKS = 40
+
+
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation along the leading axis, or 1 where nothing varies."""
+    scale = x.std(0)
+    return x.mean(0), jnp.where(scale > 0, scale, 1.0)
+
+
+def held_out(size: int) -> np.ndarray:
+    """Choose every fifth row: at least one of two, and as good a choice for sorted rows."""
+    return np.arange(size) % 5 == 1
+
+
+def minimize(objective: Callable, theta: jax.Array, steps: int) -> jax.Array:
+    """Minimize a smooth convex function by L-BFGS, until it falls no further."""
+    solver = optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(20, store_grad=True))
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def step(carry):
+        theta, state, before, stalled, count = carry
+        value, gradient = value_and_grad(theta, state=state)
+        updates, state = solver.update(gradient, state, theta, value=value, grad=gradient, value_fn=objective)
+        falls = before - value > 4 * jnp.finfo(value.dtype).eps * jnp.maximum(1.0, jnp.abs(value))
+        return optax.apply_updates(theta, updates), state, value, jnp.where(falls, 0, stalled + 1), count + 1
+
+    start = theta, solver.init(theta), jnp.full((), jnp.inf, theta.dtype), 0, 0
+    return jax.lax.while_loop(lambda carry: (carry[3] < 3) & (carry[4] < steps), step, start)[0]
+
+
+def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int) -> tuple:
+    """Fit an r that is linear in features: without the rows held out, and from there on all of them."""
+
+    def apply(params, u):
+        shift, scale, theta = params
+        return theta[0] + (features(u) - shift) / scale @ theta[1:]
+
+    values = [jax.vmap(features)(u) for u in samples]
+    if values[0].ndim != 2:
+        raise ValueError(
+            "network: expected a Network, or a function that makes a vector of features, "
+            f"got shape {values[0].shape[1:]} for one draw."
+        )
+    shift, scale = moments(jnp.concatenate(values))
+    f_p, f_q = ((f - shift) / scale for f in values)
+
+    def solve(theta, everything):
+        in_p, in_q = (everything | ~held_out(len(f)) for f in (f_p, f_q))
+
+        def objective(theta):
+            r_p, r_q = (theta[0] + f @ theta[1:] for f in (f_p, f_q))
+            return jnp.mean(loss.on_p(r_p), where=in_p) + loss.mean_q(loss.on_q(r_q), where=in_q)
+
+        theta = minimize(objective, theta, steps)
+        return theta, theta
+
+    start = jnp.zeros(f_p.shape[1] + 1, f_p.dtype)
+    _, (first, final) = jax.lax.scan(solve, start, jnp.array([False, True]))
+    return apply, (shift, scale, first), (shift, scale, final)
+
+
+def fit_network(
+    key: jax.Array, network: Network, loss: RatioLoss, samples: tuple, steps, batch_size, learning_rate
+) -> tuple[Callable, Any, Any]:
+    """Train a network on minibatches by Adam, and keep the best of forty by its held-out loss."""
+    k_init, k_steps = jax.random.split(key)
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), cosine_adam(learning_rate, steps))
+    p, q = (u[~held_out(len(u))] for u in samples)
+    rest = [u[held_out(len(u))] for u in samples]
+
+    def value_of(params, p, q):
+        r = jax.vmap(network.apply, (None, 0))(params, jnp.concatenate([p, q]))
+        return loss(r[: len(p)], r[len(p) :])
+
+    def step(carry, key):
+        params, state = carry
+        rows = jax.random.bits(key, (2, batch_size)) % jnp.array([[len(p)], [len(q)]], jnp.uint32)
+        gradient = jax.grad(value_of)(params, p[rows[0]], q[rows[1]])
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    def stretch(carry, keys):
+        current, best, least = carry
+        current, _ = jax.lax.scan(step, current, keys)
+        value = value_of(current[0], *rest)
+        better = value < least  # False for NaN
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), current[0], best)
+        return (current, best, jnp.where(better, value, least)), None
+
+    params = network.init(k_init, jnp.concatenate([p, q]))
+    looks = min(LOOKS, steps)
+    start = (params, optimizer.init(params)), params, jnp.full((), jnp.inf, p.dtype)
+    (_, best, _), _ = jax.lax.scan(stretch, start, jax.random.split(k_steps, (looks, steps // looks)))
+    return network.apply, best, best
+
+
+def effective_sample_size(r: jax.Array) -> jax.Array:
+    """How many equal weights those of exp(r) are worth."""
+    return jnp.exp(2 * logsumexp(r) - logsumexp(2 * r))
+
+
+def correct(r_p: jax.Array, r_q: jax.Array) -> jax.Array:
+    """Share of draws on their side of zero."""
+    return (jnp.mean(r_p > 0) + jnp.mean(r_q < 0)) / 2
+
+
+def errors(r: Callable, p: jax.Array, q: jax.Array, log_ratio: Callable | None) -> dict[str, jax.Array]:
+    """Root mean square errors, if the truth is known."""
+    found = {}
+    for name, sample in {"rmse_p": p, "rmse_q": q}.items() if log_ratio else ():
+        truth = log_ratio(sample)
+        if jnp.shape(truth) != (len(sample),):
+            shapes = f"got shape {jnp.shape(truth)} for {len(sample)} draws"
+            raise ValueError(f"log_ratio: expected one number for each draw, {shapes}.")
+        found[name] = jnp.sqrt(jnp.mean((r(sample) - truth) ** 2))
+    return found

@@ -1,0 +1,169 @@
+"""What fits of a log ratio report of every loss, network, shape and size, and what they refuse."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from himlib.losses import LOSSES
+from himlib.networks import Network
+from himlib.ratio import RatioOutcome, classifier, fit_ratio, quadratic, telescope
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(0)
+
+
+def gaussians(n=500, shift=1.0, seed=0):
+    """Draws of N(shift/2, 1) and of N(-shift/2, 1)."""
+    p, q = np.random.default_rng(seed).normal(size=(2, n)).astype("f4")
+    return p + shift / 2, q - shift / 2
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_finds_its_optimum(name):
+    p, q = gaussians(2000)
+    # An output w = p/q = e^x is not linear in x and x^2, but in e^x; the variance of all x is 1.25.
+    exponential = {"network": lambda u: jnp.exp(1.25**0.5 * u)[None]} if name == "least_squares" else {}
+    fit = fit_ratio(KEY, p, q, loss=name, log_ratio=lambda x: x, **exponential)
+    assert fit.is_ratio == LOSSES[name].is_ratio
+    assert (fit.outcome is RatioOutcome.NO_RATIO) == (name == "hinge")
+    assert abs(float(fit.accuracy) - special.ndtr(0.5)) < 0.05
+    if name == "hinge":
+        assert fit.rmse_p > 0.3
+    else:
+        # Least squares hardly sees where w is small: there its logarithm is poor.
+        assert max(fit.rmse_p, fit.rmse_q) < (1.5 if name == "least_squares" else 0.35)
+        assert float(fit.kl) == pytest.approx(0.5, abs=0.15)
+        mean_weight = np.exp(np.asarray(fit.r(q))).mean()
+        assert mean_weight == pytest.approx(1, abs=1e-4 if name == "donsker_varadhan" else 0.1)
+
+
+def test_keeps_the_best_by_held_out_loss():
+    p, q = gaussians(40)
+    memory = classifier((64, 64), quadratic=False)  # can learn 64 draws by heart
+    early = fit_ratio(KEY, p, q, memory, steps=2000)
+    assert early.loss < 2 * math.log(2) + 0.1
+    assert np.abs(early.r(p)).max() < 10
+
+
+def test_diverging_is_said():
+    explosive = Network(lambda key, x: jnp.full((), jnp.nan), lambda params, x: params * x)
+    p, q = gaussians(40, shift=0.0)
+    fit = fit_ratio(KEY, p, q, explosive, steps=1)
+    assert fit.outcome is RatioOutcome.NOT_FINITE
+
+
+def test_one_bridge_is_a_fit_and_the_mean_of_all_is_no_matter():
+    p, q = (x + 50 for x in gaussians())
+    one, fit = telescope(KEY, p, q, bridges=1), fit_ratio(KEY, p, q)
+    np.testing.assert_allclose(one.r(p), fit.r(p), atol=5e-3)
+    two = telescope(KEY, p, q[:400], bridges=2, log_ratio=lambda x: x - 50)  # odds of densities, not counts
+    assert max(two.rmse_p, two.rmse_q) < 0.4 and two.outcome is RatioOutcome.OVERLAPPING
+    hinge = telescope(KEY, p, q, bridges=2, loss="hinge", steps=1)
+    assert hinge.outcome is RatioOutcome.NO_RATIO
+
+
+def test_same_under_jit_and_vmap():
+    p, q = gaussians()
+    plain = fit_ratio(KEY, p, q)
+    jitted = jax.jit(fit_ratio)(KEY, p, q)
+    batch = jax.vmap(fit_ratio)(jax.random.split(KEY, 2), jnp.stack([p, q]), jnp.stack([q, p]))
+    for fit in (jitted, jax.tree.map(lambda leaf: leaf[0], batch)):
+        np.testing.assert_allclose(fit.r(p), plain.r(p), atol=5e-3)
+        assert float(fit.accuracy) == pytest.approx(float(plain.accuracy), abs=0.011)
+
+
+def test_few_weights_are_said():
+    p, q = gaussians(400, shift=3.5)
+    fit = fit_ratio(KEY, p, q)
+    assert fit.effective_sample_size < 10
+    assert fit.outcome is RatioOutcome.FEW_WEIGHTS
+
+
+def test_an_overconfident_classifier_is_not_calibrated():
+    p, q = gaussians()
+    confident = Network(lambda key, x: jnp.zeros(()), lambda params, x: params + 8.0 * x)
+    fit = fit_ratio(KEY, p, q, confident, steps=1)
+    assert fit.calibration_error > 0.1
+    bins = fit.reliability
+    assert bins.predicted[-1] > bins.observed[-1] + 0.05 and bins.predicted[0] < bins.observed[0] - 0.05
+
+
+def test_shapes_of_x():
+    p, q = np.random.default_rng(0).normal(size=(2, 60, 2, 3)).astype("f4")
+    assert fit_ratio(KEY, p, q, steps=1).r(p).shape == (60,)
+    assert quadratic(jnp.zeros((2, 3))).shape == (6 + 21,)
+    tiny = fit_ratio(KEY, jnp.array([0.0, 1.0]), jnp.array([0.5, 2.0]), steps=3)
+    assert np.isfinite(tiny.r(jnp.zeros(3))).all()
+    flat = np.zeros((60, 1), "f4")  # the same constant in both samples says nothing, and does no harm
+    p, q = (np.concatenate([x[:, 0, :1], flat], axis=1) for x in (p, q))
+    assert np.isfinite(fit_ratio(KEY, p, q, steps=1).r(p)).all()
+
+
+GOOD = np.random.default_rng(0).normal(size=(20, 2)).astype("f4")
+
+
+def changed(row, value):
+    sample = GOOD.copy()
+    sample[row] = value
+    return sample
+
+
+def call(p=GOOD, q=GOOD[::-1], function=fit_ratio, key=KEY, **options):
+    return lambda: function(key, p, q, **options)
+
+
+WRONG = {
+    "old-style key": (call(key=jax.random.PRNGKey(0)), TypeError, "key: expected jax.random.key"),
+    "old-style key, telescope": (
+        call(key=jax.random.PRNGKey(0), function=telescope),
+        TypeError,
+        "key: expected jax.random.key",
+    ),
+    "a list": (call(p=[0.0, 1.0]), TypeError, "p: expected an array of floating-point draws, got list"),
+    "integers": (call(q=np.arange(5)), TypeError, "q: expected .* got an array of int64"),
+    "a number": (
+        call(p=np.float32(1)),
+        ValueError,
+        r"p: expected draws along the leading axis, got shape \(\)",
+    ),
+    "no coordinate": (call(p=GOOD[:, :0]), ValueError, r"p: expected draws .* got shape \(20, 0\)"),
+    "empty": (call(q=GOOD[:0]), ValueError, "q: expected two draws or more, got 0"),
+    "one row": (call(p=GOOD[:1]), ValueError, "p: expected two draws or more, got 1"),
+    "dimensions": (call(q=GOOD[:, 0]), ValueError, r"expected draws of one shape, got \(2,\) and \(\)"),
+    "types": (call(q=jnp.asarray(GOOD, jnp.float16)), TypeError, "one dtype, got float32 and float16"),
+    "NaN": (call(p=changed(3, np.nan)), ValueError, "p: missing or infinite values"),
+    "infinity": (call(q=changed(3, np.inf)), ValueError, "q: missing or infinite values"),
+    "constant": (call(p=np.ones_like(GOOD)), ValueError, "p: all draws are the same"),
+    "atom": (call(q=GOOD * [[1, 0]]), ValueError, "constant in one sample but not in the other"),
+    "unknown loss": (call(loss="logistic"), ValueError, "loss: expected one of .* got 'logistic'"),
+    "network": (call(network="quadratic"), TypeError, "network: expected a Network or a function"),
+    "features": (call(network=lambda u: u[0]), ValueError, r"got shape \(\) for one draw"),
+    "steps": (call(steps=0), ValueError, "steps: expected a positive integer, got 0"),
+    "batch_size": (call(batch_size=1.5), ValueError, "batch_size: expected a positive integer, got 1.5"),
+    "learning_rate": (
+        call(learning_rate=-1),
+        ValueError,
+        "learning_rate: expected a positive number, got -1",
+    ),
+    "log_ratio": (
+        call(log_ratio=lambda x: x, steps=1),
+        ValueError,
+        r"log_ratio: expected one number for each draw, got shape \(20, 2\) for 20 draws",
+    ),
+    "bridges": (
+        call(function=telescope, bridges=0),
+        ValueError,
+        "bridges: expected a positive integer, got 0",
+    ),
+    "telescope: empty": (call(p=GOOD[:0], function=telescope), ValueError, "p: expected two draws or more"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_calls(wrong, error, message):
+    with pytest.raises(error, match=message):
+        wrong()
