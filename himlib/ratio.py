@@ -1,8 +1,7 @@
 r"""Estimate a log density ratio from two samples, and tell how far to trust it.
 
 A function r is trained to tell draws of p from draws of q. Its minimizer tells :math:`\log p/q`
-(Sugiyama, Suzuki and Kanamori 2012). Where few draws of one are near those of the other, little can be
-learned; a sum of smaller log ratios may help (Rhodes, Xu and Gutmann 2020).
+(Sugiyama, Suzuki and Kanamori 2012); where the two are far apart, a sum of smaller log ratios does better.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from himlib.ratio_training import (
     fit_network,
     held_out,
     moments,
+    total,
 )  # fmt: skip
 
 __all__ = [
@@ -55,10 +55,7 @@ class RatioOutcome(Enum):
         "handful of draws. r itself may be good; check it on fresh draws."
     )
     NO_RATIO = "The optimum of this loss is no log ratio: use r for its sign alone."
-    NOT_FINITE = (
-        "r became NaN or infinite. Lower the learning rate, bound the features, or take the log loss, which "
-        "is the most stable."
-    )
+    NOT_FINITE = "r became NaN or infinite. Lower the learning rate, bound the features, or use the log loss."
 
 
 def judge(fit) -> RatioOutcome:
@@ -106,8 +103,7 @@ class RatioFit(NamedTuple):
     accuracy
         Held-out share of draws on the right side of r = 0, both classes weighing the same.
     calibration_error
-        Held-out expected calibration error of :math:`\sigma(r)`: mean distance of the ``reliability``
-        bins from the diagonal.
+        Held-out mean distance of the bins of ``reliability`` from the diagonal.
     reliability
         Those bins, a :class:`Reliability`.
     kl
@@ -123,12 +119,8 @@ class RatioFit(NamedTuple):
 
     Examples
     --------
-    >>> import jax
-    >>> k_p, k_q, k_fit = jax.random.split(jax.random.key(0), 3)
-    >>> p, q = 1 + jax.random.normal(k_p, (1000,)), jax.random.normal(k_q, (1000,))
-    >>> fit = fit_ratio(k_fit, p, q, log_ratio=lambda x: x - 0.5)
-    >>> fit.outcome.name, bool(fit.rmse_p < 0.2), fit.r(p).shape
-    ('OVERLAPPING', True, (1000,))
+    >>> RatioFit._fields[:3]
+    ('r', 'loss', 'accuracy')
     """
 
     r: Partial
@@ -229,10 +221,10 @@ def estimate(key, p, q, network, loss, steps, batch_size, learning_rate) -> Rati
     middle, scale = moments(jnp.concatenate([p, q]))
     u_p, u_q = ((x - middle) / scale for x in (p, q))
     if isinstance(network, Network):
-        settings = steps, batch_size, learning_rate
-        apply, first, final = fit_network(key, network, loss, (u_p, u_q), *settings)
+        fitted = fit_network(key, network, loss, (u_p, u_q), steps, batch_size, learning_rate)
     else:
-        apply, first, final = fit_features(network, loss, (u_p, u_q), steps)
+        fitted = fit_features(network, loss, (u_p, u_q), steps)
+    apply, first, final = fitted
     log_ratio_of = loss.log_ratio or (lambda output: output)
 
     @jax.jit
@@ -315,9 +307,11 @@ def fit_ratio(
     >>> import jax
     >>> k_p, k_q, k_fit = jax.random.split(jax.random.key(0), 3)
     >>> p, q = 1 + jax.random.normal(k_p, (1000, 2)), jax.random.normal(k_q, (500, 2))
-    >>> fit = fit_ratio(k_fit, p, q)
+    >>> fit = fit_ratio(k_fit, p, q, log_ratio=lambda x: x.sum(axis=1) - 1)
     >>> print(f"{fit.kl:.1f} nats; exact: 1.0")
     1.0 nats; exact: 1.0
+    >>> fit.outcome.name, bool(fit.rmse_p < 0.3), fit.r(p).shape
+    ('OVERLAPPING', True, (1000,))
     """
     check_key(key)
     check_samples(p, q)
@@ -352,8 +346,7 @@ def telescope(
 
     .. math:: a_k^2 = \frac{v^{k/K} - 1}{v - 1}, \quad \text{or } k/K \text{ if } v = 1,
 
-    so that the variances along the path go by equal factors. Each bridge is easier than the whole: its two
-    densities overlap more.
+    so that the variances along the path go by equal factors.
 
     Parameters
     ----------
@@ -395,7 +388,7 @@ def telescope(
         path.append(middle + jnp.sqrt(back) * first + jnp.sqrt(forth) * last)
     pairs = pairwise([*path, q])
     fits = tuple(fit_ratio(k, *pair, network, **options) for k, pair in zip(keys, pairs, strict=True))
-    r = Partial(total, tuple(fit.r for fit in fits))
+    r = Partial(total, [fit.r for fit in fits])
     return Telescope(
         r=r,
         bridges=fits,
@@ -405,7 +398,3 @@ def telescope(
         is_ratio=fits[0].is_ratio,
         **errors(r, p, q, log_ratio),
     )
-
-
-def total(parts: Sequence[Callable], x: jax.Array) -> jax.Array:
-    return sum(r(x) for r in parts)

@@ -114,6 +114,11 @@ def effective_sample_size(r: jax.Array) -> jax.Array:
     return jnp.exp(2 * logsumexp(r) - logsumexp(2 * r))
 
 
+def total(parts: list[Callable], x: jax.Array) -> jax.Array:
+    """Sum the log ratios of the bridges."""
+    return sum(r(x) for r in parts)
+
+
 def correct(r_p: jax.Array, r_q: jax.Array) -> jax.Array:
     """Share of draws on their side of zero."""
     return (jnp.mean(r_p > 0) + jnp.mean(r_q < 0)) / 2

@@ -178,9 +178,9 @@ def test_sliced_wasserstein_is_the_cheapest_matching():
 
 
 def test_lfvi_bends_where_a_normal_cannot():
-    # A third of the chapter's steps: within 2.5 times the distance of two exact samples, where even the
+    # A fifth of the chapter's steps: within 2.5 times the distance of two exact samples, where even the
     # best of all normals, with the exact mean and covariance, is 4 times as far away.
-    steps, size = 1_000, 2_000
+    steps, size = 600, 2_000
     leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.2)
 
     def adam(rate, steps, final):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 
 
-def gaussians(n=500, shift=1.0, seed=0):
+def gaussians(n=2000, shift=1.0, seed=0):
     """Draws of N(shift/2, 1) and of N(-shift/2, 1)."""
     p, q = np.random.default_rng(seed).normal(size=(2, n)).astype("f4")
     return p + shift / 2, q - shift / 2
@@ -24,7 +24,7 @@ def gaussians(n=500, shift=1.0, seed=0):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_finds_its_optimum(name):
-    p, q = gaussians(2000)
+    p, q = gaussians()
     # An output w = p/q = e^x is not linear in x and x^2, but in e^x; the variance of all x is 1.25.
     exponential = {"network": lambda u: jnp.exp(1.25**0.5 * u)[None]} if name == "least_squares" else {}
     fit = fit_ratio(KEY, p, q, loss=name, log_ratio=lambda x: x, **exponential)
@@ -44,7 +44,7 @@ def test_every_loss_finds_its_optimum(name):
 def test_keeps_the_best_by_held_out_loss():
     p, q = gaussians(40)
     memory = classifier((64, 64), quadratic=False)  # can learn 64 draws by heart
-    early = fit_ratio(KEY, p, q, memory, steps=2000)
+    early = fit_ratio(KEY, p, q, memory, steps=1000)
     assert early.loss < 2 * math.log(2) + 0.1
     assert np.abs(early.r(p)).max() < 10
 
@@ -60,20 +60,27 @@ def test_one_bridge_is_a_fit_and_the_mean_of_all_is_no_matter():
     p, q = (x + 50 for x in gaussians())
     one, fit = telescope(KEY, p, q, bridges=1), fit_ratio(KEY, p, q)
     np.testing.assert_allclose(one.r(p), fit.r(p), atol=5e-3)
-    two = telescope(KEY, p, q[:400], bridges=2, log_ratio=lambda x: x - 50)  # odds of densities, not counts
-    assert max(two.rmse_p, two.rmse_q) < 0.4 and two.outcome is RatioOutcome.OVERLAPPING
-    hinge = telescope(KEY, p, q, bridges=2, loss="hinge", steps=1)
-    assert hinge.outcome is RatioOutcome.NO_RATIO
+    two = telescope(KEY, p, q, bridges=2, log_ratio=lambda x: x - 50)
+    assert max(two.rmse_p, two.rmse_q) < 0.3 and two.outcome is RatioOutcome.OVERLAPPING
 
 
 def test_same_under_jit_and_vmap():
     p, q = gaussians()
     plain = fit_ratio(KEY, p, q)
-    jitted = jax.jit(fit_ratio)(KEY, p, q)
-    batch = jax.vmap(fit_ratio)(jax.random.split(KEY, 2), jnp.stack([p, q]), jnp.stack([q, p]))
-    for fit in (jitted, jax.tree.map(lambda leaf: leaf[0], batch)):
-        np.testing.assert_allclose(fit.r(p), plain.r(p), atol=5e-3)
-        assert float(fit.accuracy) == pytest.approx(float(plain.accuracy), abs=0.011)
+    lifted = jax.jit(jax.vmap(fit_ratio))(jax.random.split(KEY, 2), np.stack([p, q]), np.stack([q, p]))
+    for row, sign in enumerate((1, -1)):
+        fit = jax.tree.map(lambda leaf, row=row: leaf[row], lifted)
+        np.testing.assert_allclose(fit.r(p), sign * plain.r(p), atol=5e-3)
+        assert float(fit.accuracy) == pytest.approx(float(plain.accuracy), abs=0.003)
+
+
+def test_double_precision():
+    p, q = gaussians()
+    single = fit_ratio(KEY, p, q).r(p)
+    with jax.enable_x64(True):
+        double = fit_ratio(jax.random.key(0), p.astype("f8"), q.astype("f8")).r(p.astype("f8"))
+        assert double.dtype == np.float64
+        np.testing.assert_allclose(double, single, atol=5e-3)
 
 
 def test_few_weights_are_said():
@@ -94,13 +101,18 @@ def test_an_overconfident_classifier_is_not_calibrated():
 
 def test_shapes_of_x():
     p, q = np.random.default_rng(0).normal(size=(2, 60, 2, 3)).astype("f4")
-    assert fit_ratio(KEY, p, q, steps=1).r(p).shape == (60,)
+    p[:, 1, 2] = q[:, 1, 2] = 4.0  # the same constant in both samples says nothing, and does no harm
+    r = fit_ratio(KEY, p, q[:50], steps=1).r(p)
+    assert r.shape == (60,) and np.isfinite(r).all()
     assert quadratic(jnp.zeros((2, 3))).shape == (6 + 21,)
-    tiny = fit_ratio(KEY, jnp.array([0.0, 1.0]), jnp.array([0.5, 2.0]), steps=3)
-    assert np.isfinite(tiny.r(jnp.zeros(3))).all()
-    flat = np.zeros((60, 1), "f4")  # the same constant in both samples says nothing, and does no harm
-    p, q = (np.concatenate([x[:, 0, :1], flat], axis=1) for x in (p, q))
-    assert np.isfinite(fit_ratio(KEY, p, q, steps=1).r(p)).all()
+
+
+def test_two_draws_and_more_of_one_class_than_of_the_other():
+    p, q = gaussians()
+    fit = fit_ratio(KEY, p, q[:2], steps=3)
+    assert np.isfinite(fit.r(p)).all() and np.isfinite(fit.loss)
+    fit = fit_ratio(KEY, p, q[:500])  # the odds are those of densities, not of counts
+    assert np.sqrt(np.mean((fit.r(p) - p) ** 2)) < 0.3
 
 
 GOOD = np.random.default_rng(0).normal(size=(20, 2)).astype("f4")

@@ -1,4 +1,4 @@
-"""Speed and accuracy of LFVI on the linear regression of Edward's example, beside what was recorded of Edward.
+"""LFVI on the linear regression of Edward's example, beside what Edward was recorded at.
 
 Two weights, N = 500 data, M = 50 of them in a minibatch, five steps of the ratio for each of q. Edward's
 numbers are of its release 1.3.5 on one core, on another day: it no longer installs beside a present
