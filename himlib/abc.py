@@ -23,7 +23,6 @@ from himlib.acceptance import (
     ABCResult,
     Generation,
     Run,
-    check_counts,
     check_problem,
     check_tolerance,
     joined,
@@ -33,6 +32,7 @@ from himlib.acceptance import (
     take,
 )
 from himlib.algorithm import Data
+from himlib.checks import check_counts
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key
 

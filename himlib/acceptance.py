@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from himlib.algorithm import Data
-from himlib.checks import check_data, check_shapes
+from himlib.checks import check_counts, check_data, check_model, check_shapes
 from himlib.families import Space
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key, normal
@@ -372,8 +372,7 @@ def nearest(found, count):
 
 
 def check_problem(model, data, summary):
-    if not isinstance(model, HierarchicalImplicitModel):
-        raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
+    check_model(model)
     check_data(data, None)
     check_shapes(model, data)
     if not callable(summary):
@@ -387,9 +386,3 @@ def check_problem(model, data, summary):
 def check_tolerance(tolerance):
     if not tolerance >= 0:
         raise ValueError(f"tolerance: expected a number, zero or more, got {tolerance!r}.")
-
-
-def check_counts(**counts):
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")

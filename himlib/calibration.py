@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from himlib.algorithm import Data
+from himlib.checks import check_counts, check_model
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key
 
@@ -130,8 +131,7 @@ def replicate(
     True
     """
     k_prior, k_run = jax.random.split(check_key(key))
-    if not isinstance(model, HierarchicalImplicitModel):
-        raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
+    check_model(model)
     if not callable(posterior):
         raise TypeError(f"posterior: expected a function of (key, data), got {type(posterior).__name__}.")
     lengths = {len(leaf) for leaf in jax.tree.leaves(covariate)} | ({size} - {None})
@@ -139,9 +139,7 @@ def replicate(
         raise ValueError(
             f"size: expected the number of data in a set, or a covariate, got {sorted(lengths)}."
         )
-    for name, value in {"replications": replications, "size": (size := lengths.pop())}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    check_counts(replications=replications, size=(size := lengths.pop()))
     if beta is None:
         beta = model.sample_prior(k_prior, (replications,))
     rows = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(beta)}

@@ -12,6 +12,40 @@ from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
 
 
+def check_model(model: Any) -> None:
+    """Refuse what cannot simulate.
+
+    Examples
+    --------
+    >>> check_model(None)
+    Traceback (most recent call last):
+    TypeError: model: expected a HierarchicalImplicitModel, got NoneType.
+    """
+    if not isinstance(model, HierarchicalImplicitModel):
+        raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
+
+
+def check_rows(name: str, tree: Any, least: int = 2) -> int:
+    """Refuse arrays without a common leading axis, or with too few rows; return their number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_rows("beta", {"a": np.zeros(3), "b": np.zeros((3, 2))})
+    3
+    """
+    leaves = jax.tree.leaves(tree)
+    sizes = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in leaves}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(
+            f"{name}: expected arrays with one leading axis, got {[jnp.shape(a) for a in leaves]}."
+        )
+    (size,) = sizes
+    if size < least:
+        raise ValueError(f"{name}: expected at least {least} rows, got {size}.")
+    return size
+
+
 def check_options(model, posterior, ratio, local, reference, proposal, jitter, sharding) -> None:
     """Refuse arguments of :func:`himlib.lfvi.lfvi` of a wrong kind.
 
@@ -21,8 +55,7 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
     Traceback (most recent call last):
     TypeError: model: expected a HierarchicalImplicitModel, got NoneType.
     """
-    if not isinstance(model, HierarchicalImplicitModel):
-        raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
+    check_model(model)
     if isinstance(posterior, ImplicitConditional):
         raise TypeError(
             "posterior: q(beta) needs a density, for log p(beta) - log q(beta) is evaluated, and an "
@@ -84,6 +117,20 @@ def check_optimizers(ratio_optimizer: Any, posterior_optimizer: Any, local: Any)
                 )
 
 
+def check_counts(**counts: Any) -> None:
+    """Refuse what counts nothing.
+
+    Examples
+    --------
+    >>> check_counts(steps=100, rounds=0)
+    Traceback (most recent call last):
+    ValueError: rounds: expected a positive integer, got 0.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+
+
 def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_samples) -> None:
     """Refuse sizes out of range.
 
@@ -95,10 +142,9 @@ def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_sample
     """
     if not width > 0:
         raise ValueError(f"width: expected a positive number, got {width}.")
-    counts = {"ratio_steps": ratio_steps, "batch_size": batch_size, "posterior_samples": posterior_samples}
-    for name, value in counts.items():
-        if value is not None and not (isinstance(value, int) and value > 0):
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    check_counts(ratio_steps=ratio_steps, posterior_samples=posterior_samples)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
     if not isinstance(ratio_batch, int) or ratio_batch < 2 or ratio_batch % 2:
         raise ValueError(f"ratio_batch: expected an even positive integer, got {ratio_batch!r}.")
 

@@ -10,8 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from himlib.algorithm import Data
-from himlib.checks import check_samples
-from himlib.diagnostics import check_model, check_rows
+from himlib.checks import check_model, check_rows, check_samples
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key
 from himlib.ratio import classifier, fit_ratio

@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 from numpyro.distributions.transforms import biject_to
 
 from himlib.algorithm import Algorithm, Data, State
+from himlib.checks import check_model, check_rows
 from himlib.families import Space
 from himlib.models import HierarchicalImplicitModel, is_distribution
 from himlib.random import check_key, normal
@@ -83,26 +84,6 @@ class ScoreTest(NamedTuple):
     z: jax.Array
     chi_square: jax.Array
     p_value: jax.Array
-
-
-def check_model(model: Any) -> None:
-    """Refuse what cannot simulate."""
-    if not isinstance(model, HierarchicalImplicitModel):
-        raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
-
-
-def check_rows(name: str, tree: Any, least: int = 2) -> int:
-    """Refuse arrays without a common leading axis, or with too few rows; return their number."""
-    leaves = jax.tree.leaves(tree)
-    sizes = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in leaves}
-    if len(sizes) != 1 or None in sizes:
-        raise ValueError(
-            f"{name}: expected arrays with one leading axis, got {[jnp.shape(a) for a in leaves]}."
-        )
-    (size,) = sizes
-    if size < least:
-        raise ValueError(f"{name}: expected at least {least} rows, got {size}.")
-    return size
 
 
 def sum_log_ratio(key: jax.Array, algorithm: Algorithm, state: State, beta: Any, data: Data) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from himlib.checks import check_samples
+from himlib.checks import check_counts, check_samples
 from himlib.losses import RatioLoss, get_loss
 from himlib.networks import Network, ratio_network
 from himlib.random import check_key
@@ -217,8 +217,9 @@ def bin_probabilities(r_p: jax.Array, r_q: jax.Array) -> Reliability:
 
 @partial(jax.jit, static_argnames=("network", "loss", "steps", "batch_size"))
 def estimate(key, p, q, network, loss, steps, batch_size, learning_rate) -> RatioFit:
-    """Fit and report: all that can be compiled."""
     middle, scale = moments(jnp.concatenate([p, q]))
+    if network is not quadratic and not isinstance(network, Network):
+        middle, scale = jnp.zeros_like(middle), jnp.ones_like(scale)
     u_p, u_q = ((x - middle) / scale for x in (p, q))
     if isinstance(network, Network):
         fitted = fit_network(key, network, loss, (u_p, u_q), steps, batch_size, learning_rate)
@@ -270,8 +271,8 @@ def fit_ratio(
     .. math:: \min_r \; \frac1n \sum_{i=1}^n \ell_p(r(x_i)) + \frac1m \sum_{j=1}^m \ell_q(r(x'_j)),
               \qquad x_i \sim p, \; x'_j \sim q.
 
-    Every fifth draw is held out, for the report. The coordinates of x are standardized by the moments of all
-    draws before anything else sees them.
+    Every fifth draw is held out, for the report. A network, and :func:`quadratic`, see x standardized by the
+    moments of all draws; other features see it as it is.
 
     Parameters
     ----------
@@ -318,9 +319,7 @@ def fit_ratio(
     p, q = jnp.asarray(p), jnp.asarray(q)
     if not callable(network) and not isinstance(network, Network):
         raise TypeError(f"network: expected a Network or a function of one x, got {type(network).__name__}.")
-    for name, value in {"steps": steps, "batch_size": batch_size}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    check_counts(steps=steps, batch_size=batch_size)
     if not learning_rate > 0:
         raise ValueError(f"learning_rate: expected a positive number, got {learning_rate!r}.")
     fit = estimate(key, p, q, network, get_loss(loss), steps, batch_size, learning_rate)
@@ -372,8 +371,7 @@ def telescope(
     """
     check_samples(p, q)
     p, q = jnp.asarray(p), jnp.asarray(q)
-    if not isinstance(bridges, int) or bridges < 1:
-        raise ValueError(f"bridges: expected a positive integer, got {bridges!r}.")
+    check_counts(bridges=bridges)
     k_pairs, *keys = jax.random.split(check_key(key), bridges + 1)
     middle = jnp.concatenate([p, q]).mean(0)
     size = min(len(p), len(q))

@@ -22,6 +22,12 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x.mean(0), jnp.where(scale > 0, scale, 1.0)
 
 
+def decorrelate(u: jax.Array) -> jax.Array:
+    """Matrix that makes columns uncorrelated: L-BFGS stalls on features that nearly repeat each other."""
+    values, vectors = jnp.linalg.eigh(u.T @ u / len(u))
+    return vectors / jnp.sqrt(jnp.maximum(values, 1e-6))
+
+
 def held_out(size: int) -> np.ndarray:
     """Choose every fifth row: at least one of two, and as good a choice for sorted rows."""
     return np.arange(size) % 5 == 1
@@ -47,8 +53,8 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
     """Fit an r that is linear in features: without the rows held out, and from there on all of them."""
 
     def apply(params, u):
-        shift, scale, theta = params
-        return theta[0] + (features(u) - shift) / scale @ theta[1:]
+        shift, whiten, theta = params
+        return theta[0] + (features(u) - shift) @ whiten @ theta[1:]
 
     values = [jax.vmap(features)(u) for u in samples]
     if values[0].ndim != 2:
@@ -57,7 +63,8 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
             f"got shape {values[0].shape[1:]} for one draw."
         )
     shift, scale = moments(jnp.concatenate(values))
-    f_p, f_q = ((f - shift) / scale for f in values)
+    whiten = decorrelate((jnp.concatenate(values) - shift) / scale) / scale[:, None]
+    f_p, f_q = ((f - shift) @ whiten for f in values)
 
     def solve(theta, everything):
         in_p, in_q = (everything | ~held_out(len(f)) for f in (f_p, f_q))
@@ -71,7 +78,7 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
 
     start = jnp.zeros(f_p.shape[1] + 1, f_p.dtype)
     _, (first, final) = jax.lax.scan(solve, start, jnp.array([False, True]))
-    return apply, (shift, scale, first), (shift, scale, final)
+    return apply, (shift, whiten, first), (shift, whiten, final)
 
 
 def fit_network(

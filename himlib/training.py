@@ -16,6 +16,7 @@ import optax
 from tqdm import tqdm
 
 from himlib.algorithm import Algorithm, Info, State
+from himlib.checks import check_counts
 from himlib.random import check_key
 
 __all__ = ["Outcome", "Result", "cosine_adam", "fit"]
@@ -177,9 +178,7 @@ def fit(
     >>> result.history.elbo.shape
     (20,)
     """
-    for name, value in {"steps": steps, "rounds": rounds, "chunk": chunk}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    check_counts(steps=steps, rounds=rounds, chunk=chunk)
     k_init, k_step, k_refine = jax.random.split(check_key(key), 3)
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm: expected what himlib.lfvi.lfvi returns, got {type(algorithm).__name__}.")

@@ -9,7 +9,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 from himlib.algorithm import Algorithm, Data
-from himlib.diagnostics import check_model, coordinates, gradients, scores
+from himlib.checks import check_model
+from himlib.diagnostics import coordinates, gradients, scores
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key
 from himlib.training import Outcome, Result
@@ -35,7 +36,7 @@ class Verdict(NamedTuple):
         which q is too wide. It is 1 for the best normal q, be it of full rank or mean-field.
     shift, shift_error
         The posterior sds by which the bias of r moves the mean of each unconstrained coordinate, and their
-        standard errors, (d,): the score test of :func:`score_test` in the units that matter.
+        standard errors, (d,): the test of :func:`himlib.diagnostics.score_test` in the units that matter.
     contrast
         Mean square of r's gradients at the data over that at the model's draws, in the metric of H: about 1
         where the data look like the model's, near 0 where r is flat on the data alone.

@@ -117,6 +117,26 @@ class TestQuadraticFeatures:
         assert abs(float(fit.accuracy - fits.accuracy[0])) < 0.03
 
 
+class TestFeatures:
+    def test_see_x_as_it_is(self):
+        p, q = (np.exp(x[0]) for x in gaussians([0], 4_000, shift=1.0))  # log p/q = log x
+        fit = fit_ratio(KEY, p, q, lambda x: jnp.log(x)[None], log_ratio=np.log)
+        assert max(fit.rmse_p, fit.rmse_q) < 0.1
+
+    def test_that_nearly_repeat_each_other(self):
+        def steps(x):  # a dozen and a half, overlapping
+            return jnp.append(jax.nn.sigmoid(20 * (x - jnp.arange(-2, 2, 0.25))), x)
+
+        p, q = (x[0] for x in gaussians([0], 2_000, shift=2.0, scale_p=0.5))
+        x = np.concatenate([p, q])
+        features = np.asarray(jax.vmap(steps)(x), np.float64)
+        model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=20_000)
+        expected = model.fit(features, np.repeat([1, 0], 2_000)).decision_function(features)
+        r = np.asarray(fit_ratio(KEY, p, q, steps).r(x))
+        information = 4 * special.expit(r) * special.expit(-r)  # far out the loss does not care
+        assert np.sqrt(np.mean(information * (r - expected) ** 2)) < 0.05  # it is 2 without decorrelation
+
+
 class TestNetwork:
     """A network of two hidden layers; the book's chapter on ratios holds five seeds to the same bars."""
 
