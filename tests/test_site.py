@@ -157,6 +157,7 @@ def test_launch_buttons_open_the_chapter(site):
 def test_template_makes_a_good_page(browser, serve, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("[0-9]*.ipynb"))
     shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "book" / "04_density_ratios.md").write_text("# A chapter that the template links to\n")
     monkeypatch.setattr(notebooks, "BOOK", tmp_path / "book")
     notebooks.new("99_trial")
     toc = {
