@@ -103,7 +103,8 @@ class RatioLoss(NamedTuple):
 #: ``least_squares``
 #:     :math:`E_p[-w] + E_q[w^2/2]`, known as LSIF, of an output w; optimum :math:`w = p/q`, value
 #:     :math:`-(1 + \chi^2(p \| q)) / 2`. The log ratio is :math:`\log w`, with w at least 1e-4. (With
-#:     :math:`w = e^r` its gradient explodes.)
+#:     :math:`w = e^r` its gradient explodes.) For two samples, not for LFVI: a network starts at w = 0,
+#:     on the floor, where the log ratio has no slope for q to climb.
 #: ``hinge``
 #:     :math:`E_p[\max(0, 1 - r)] + E_q[\max(0, 1 + r)]`, appendix D of the paper; optimum
 #:     :math:`\operatorname{sign} \log p/q`, value :math:`2 - 2\,TV(p, q)`. That is NOT the log ratio,
