@@ -296,7 +296,7 @@ def smc(
                 epsilon = next(iter(schedule[len(generations) :]), None)
             covariance = np.atleast_2d(np.cov(u.T, aweights=weights))
             factor = np.linalg.cholesky(2 * covariance + 1e-10 * np.trace(covariance) * np.eye(space.size))
-            population = jax.tree.map(np.float32, (u, factor, np.cumsum(weights)))
+            population = jax.tree.map(u.dtype.type, (u, factor, np.cumsum(weights)))
     except KeyboardInterrupt:
         if not kept:
             raise
@@ -321,7 +321,7 @@ def _importance(log_mixture, u, population, weights):
     # In the kernel's own coordinates and double precision, or close particles would round to one.
     means, factor = map(np.float64, population[:2])
     center = means.mean(0)
-    whitened, means = (np.float32(np.linalg.solve(factor, (v - center).T).T) for v in (u, means))
+    whitened, means = (u.dtype.type(np.linalg.solve(factor, (v - center).T).T) for v in (u, means))
     log_w = np.float64(log_mixture(u, whitened, means, np.float32(np.log(np.maximum(weights, 1e-30)))))
     w = np.exp(log_w - log_w.max())
     return w / w.sum()

@@ -133,6 +133,22 @@ def test_trees_vectors_and_constrained_priors(method):
         assert agrees(result.beta["place"][:, i], result, GRID, weights)
 
 
+@each
+def test_double_precision(method):
+    with jax.enable_x64(True):
+        data = Data(np.asarray(X, np.float64))
+
+        def simulate(key, beta, covariate):
+            return None, beta + jax.random.normal(key, dtype=jnp.float64)
+
+        model = HierarchicalImplicitModel(dist.Normal(np.float64(0), np.float64(1)), simulate=simulate)
+        options = {"model": model, "data": data, "summary": mean, "tolerance": 1.0, "progress": False}
+        result = method(key=KEY, **options)
+        assert result.beta.dtype == result.distances.dtype == np.float64
+        assert agrees(result.beta, result, GRID, EXACT[1.0])
+        assert (result.distances <= 1.0).all() and result.outcome is ABCOutcome.COMPLETED
+
+
 def test_covariates_reach_simulator_and_summary():
     model = HierarchicalImplicitModel(
         dist.Normal(0.0, 1.0), generate=lambda noise, beta, c: (None, beta * c + noise), noise_shape=()

@@ -144,6 +144,22 @@ def space_of(request):
     return prior, size, Space(prior)
 
 
+def test_space_comes_back_from_the_support(space_of):
+    _, size, space = space_of
+    u = np.random.default_rng(2).normal(0, 1.5, (50, size)).astype("float32")
+    beta = jax.vmap(space.constrain)(u)
+    back = jax.vmap(space.unconstrain)(beta)
+    assert back.shape == u.shape
+    np.testing.assert_allclose(back, u, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        jax.jit(space.unconstrain)(jax.tree.map(lambda b: b[0], beta)), back[0], rtol=1e-4, atol=1e-5
+    )
+    with jax.enable_x64(True):
+        exact = np.asarray(u, np.float64)
+        again = jax.vmap(space.unconstrain)(jax.vmap(space.constrain)(exact))
+        np.testing.assert_allclose(again, exact, rtol=1e-5, atol=1e-5)
+
+
 def test_space_maps_into_the_support(space_of):
     prior, size, space = space_of
     assert space.size == size and space.frame.location.shape == space.frame.scale.shape == (size,)

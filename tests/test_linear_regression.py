@@ -142,8 +142,8 @@ def features(x, z, beta, covariate, center):
     return jnp.append(covariate, x - TASK.mean(covariate, beta))
 
 
-def test_edwards_task():
-    algorithm = lfvi(
+def edwards_algorithm():
+    return lfvi(
         TASK.model,
         FullRankNormal(),
         ratio_network(features, (16,), baseline=True),
@@ -155,6 +155,10 @@ def test_edwards_task():
         posterior_samples=2,
         center_score=True,
     )
+
+
+def test_edwards_task():
+    algorithm = edwards_algorithm()
 
     @jax.jit
     @jax.vmap

@@ -2,12 +2,12 @@
 
 import jax
 import pytest
+from toys import FLAT, GAUSSIAN
 
 from himlib.families import MeanFieldNormal
 from himlib.lfvi import Data, lfvi
 from himlib.networks import ratio_network
 from himlib.training import Outcome, cosine_adam, fit
-from tests.toys import FLAT, GAUSSIAN
 
 
 def scores(loss):
