@@ -128,6 +128,17 @@ def test_shapes_and_prefixes(shape):
     np.testing.assert_array_equal(sample.ravel(), normal(KEY, (100,))[: sample.size])
 
 
+def test_few_optimizations_cost_no_more_than_a_rounding():
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        quick = np.asarray(normal(KEY, (100,)))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+        jax.clear_caches()
+    np.testing.assert_allclose(normal(KEY, (100,)), quick, rtol=1e-6)
+
+
 def test_same_numbers_under_jit_vmap_scan_and_map():
     keys = jax.random.split(KEY, 5)
     draw = partial(normal, shape=(4, 3))
