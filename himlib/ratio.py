@@ -27,6 +27,7 @@ from himlib.ratio_training import (
     fit_network,
     held_out,
     moments,
+    separation,
     total,
 )  # fmt: skip
 
@@ -111,7 +112,8 @@ class RatioFit(NamedTuple):
     effective_sample_size
         :math:`(\sum_i w_i)^2 / \sum_i w_i^2` of the weights :math:`w_i = e^{r(x_i)}` on all draws of q.
     saturated
-        Whether more than 98 % of the draws, held out or trained on, are told apart.
+        Whether a cut somewhere along r tells more than 98 % of the draws apart. (An optimizer that stops
+        early may leave r = 0 in the wrong place, and hide it from the accuracy.)
     is_ratio
         Whether the loss has a log ratio.
     rmse_p, rmse_q
@@ -249,7 +251,7 @@ def estimate(key, p, q, network, loss, steps, batch_size, learning_rate) -> Rati
         reliability=bins,
         kl=r_p[out_p].mean(),
         effective_sample_size=effective_sample_size(final_q),
-        saturated=jnp.maximum(accuracy, correct(r_p[~out_p], r_q[~out_q])) > 0.98,
+        saturated=separation(r_p, r_q) > 0.98,
         is_ratio=jnp.asarray(loss.is_ratio),
     )
 

@@ -131,6 +131,13 @@ def correct(r_p: jax.Array, r_q: jax.Array) -> jax.Array:
     return (jnp.mean(r_p > 0) + jnp.mean(r_q < 0)) / 2
 
 
+def separation(r_p: jax.Array, r_q: jax.Array) -> jax.Array:
+    """Share of draws on their side of the best cut, wherever along r that is."""
+    order = jnp.argsort(jnp.concatenate([r_p, r_q]))  # stable: of equal values those of p come first
+    step = jnp.where(order < len(r_p), -1 / len(r_p), 1 / len(r_q))
+    return (1 + jnp.cumsum(step).max()) / 2
+
+
 def errors(r: Callable, p: jax.Array, q: jax.Array, log_ratio: Callable | None) -> dict[str, jax.Array]:
     """Root mean square errors, if the truth is known."""
     found = {}

@@ -198,6 +198,8 @@ class TestTelescope:
         assert single.saturated.all(), single.accuracy
         assert np.median(evaluate(four, fresh).mean(axis=1)) == pytest.approx(exact, abs=0.4)
         assert not four.saturated.any()
+        early = fit_all(fit_ratio, p, q, steps=12)  # r = 0 is not yet where it belongs
+        assert early.accuracy.max() < 0.95 and early.saturated.all()
         accuracies = np.stack([bridge.accuracy for bridge in four.bridges])
         assert accuracies.shape == (4, 5) and np.ptp(accuracies) < 0.05  # equal factors, equally hard
         np.testing.assert_allclose(four.kl, evaluate(four, p).mean(axis=1), rtol=1e-4)
