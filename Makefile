@@ -37,7 +37,8 @@ test: $(ready)  ## run every test: style, library, chapters, book, site
 notebooks: $(ready)  ## execute the chapters whose code changed, and store their outputs (ALL=1: every chapter)
 	@$(bin)/ruff format --quiet book && $(bin)/python book/notebooks.py run $(if $(ALL),--all)
 
-full: $(ready)  ## execute the chapters at the paper's scale, into _build/full
+full: $(ready)  ## remake the stored results of long runs (hours), and execute the chapters at full size, into _build/full
+	@for script in book/full/*.py; do echo "== $$script"; $(bin)/python $$script; done
 	@$(bin)/python book/notebooks.py full
 
 bench: $(ready)  ## measure the speed of himlib

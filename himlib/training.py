@@ -19,7 +19,7 @@ from himlib.algorithm import Algorithm, Info, State
 from himlib.checks import check_counts
 from himlib.random import check_key
 
-__all__ = ["Outcome", "Result", "cosine_adam", "fit"]
+__all__ = ["Outcome", "Result", "cosine_adam", "fit", "fit_seeds"]
 
 
 class Outcome(Enum):
@@ -214,6 +214,82 @@ def fit(
     infos, moments = zip(*pieces, strict=True)
     history = Info(*map(np.concatenate, zip(*infos, strict=True)))
     return Result(state, history, outcome or _judge(history, moments, steps, chunk))
+
+
+@lru_cache(maxsize=32)
+def _lifted(algorithm: Algorithm, chunk: int) -> Callable:
+    return jax.jit(jax.vmap(_compiled(algorithm, chunk), (0, 0, None, None)))
+
+
+def fit_seeds(
+    keys: jax.Array, algorithm: Algorithm, data: Any, steps: int, *, chunk: int = 100, progress: bool = True
+) -> Result:
+    """Run :func:`fit` for each key, all of them side by side in one round.
+
+    Parameters
+    ----------
+    keys
+        Typed keys, such as ``jax.random.split(jax.random.key(0), 10)``.
+    algorithm
+        Pure functions, as :func:`himlib.lfvi.lfvi` and :func:`himlib.classification.bayesian_classifier`
+        build them.
+    data
+        The observations, the same for all.
+    steps
+        Steps of each run.
+    chunk
+        Steps between two looks from outside.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Result
+        State and history with a leading axis of seeds; the outcome is a tuple, one for each. A run that
+        becomes NaN goes on beside the others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If keys are old-style or one key alone, or a count is no positive integer.
+
+    Examples
+    --------
+    >>> import jax, optax
+    >>> from himlib.classification import bayesian_classifier
+    >>> from himlib.families import PointMass
+    >>> from himlib.label_generator import Generator
+    >>> from himlib.lfvi import Data
+    >>> algorithm = bayesian_classifier(Generator(features=1, classes=2), PointMass(),
+    ...     ratio_optimizer=optax.adam(1e-2), posterior_optimizer=optax.adam(1e-2))
+    >>> data = Data(jax.numpy.array([0, 1, 1]), jax.numpy.ones((3, 1)))
+    >>> keys = jax.random.split(jax.random.key(0), 5)
+    >>> fit_seeds(keys, algorithm, data, 20, progress=False).history.elbo.shape
+    (5, 20)
+    """
+    check_counts(steps=steps, chunk=chunk)
+    if check_key(keys).ndim != 1:
+        raise ValueError("keys: expected a vector of keys, as of jax.random.split, got one; see fit.")
+    k_init, k_step, _ = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    state, pieces = jax.jit(jax.vmap(algorithm.init, (0, None)))(k_init, data), []
+    chunk = min(chunk, max(1, steps // 10))
+    run = _lifted(algorithm, chunk)
+    with tqdm(total=steps, disable=not progress, desc=f"{len(keys)} seeds", unit="step") as bar:
+        for done in range(0, steps, chunk):
+            length = min(chunk, steps - done)
+            state, info, moments = run(k_step, state, data, length)
+            pieces.append((Info(*(np.asarray(values)[:, :length] for values in info)), np.asarray(moments)))
+            bar.update(length)
+    infos, moments = zip(*pieces, strict=True)
+    history = Info(*(np.concatenate(values, axis=1) for values in zip(*infos, strict=True)))
+
+    def judge(seed):
+        own = Info(*(values[seed] for values in history))
+        if not all(np.isfinite(values).all() for values in own):
+            return Outcome.NOT_FINITE
+        return _judge(own, [values[seed] for values in moments], steps, chunk)
+
+    return Result(state, history, tuple(map(judge, range(len(keys)))))
 
 
 def _judge(history: Info, moments: Sequence, steps: int, chunk: int) -> Outcome:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from himlib.algorithm import Data
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal
 from himlib.lfvi import lfvi
 from himlib.networks import ratio_network
+from himlib.neural_ratio import Target
+from himlib.score_sums import block_sums
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.simulators.lotka_volterra import INITIAL, LotkaVolterra, transitions
 
@@ -84,6 +87,86 @@ def test_sharded_over_devices_gives_the_answer_of_one():
     assert run(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=8") == ["10", "True"]
 
 
+SCORE = """
+from test_devices import *
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from himlib.centered_score import solve_score
+from himlib.families import Frame
+from himlib.neural_ratio import train_ratio
+from toys import FLAT
+
+def solve(sharding, log_ratio):
+    data = lambda i: Data(2.0 + np.random.default_rng(i).normal(size=(250, 97)[i]).astype("float32"))
+    frame = Frame(np.ones(1), np.ones(1))
+    fit = solve_score(KEY, FLAT, log_ratio, data, frame, chunks=2, sharding=sharding, progress=False)
+    assert fit.outcome.name == "CONVERGED"
+    return fit
+
+def skewed(x, z, beta, covariate):
+    return -jnp.sqrt(1 + (x - beta - 0.3) ** 2)
+
+rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+"""
+
+MANY_SCORES = f"""{SCORE}
+assert len(jax.devices()) == 8
+options = {{"optimizer": optax.adam(1e-2), "steps": 20, "batch_size": 32}}
+results = []
+for sharding in (None, rows):
+    network, wide = ratio_network(hidden=(4,)), Frame(np.zeros(1), np.full(1, 3.0))
+    log_ratio, loss = train_ratio(KEY, FLAT, network, Data(jnp.zeros(2)), wide, sharding=sharding, **options)
+    results.append((loss, jax.tree.leaves(log_ratio), solve(sharding, skewed)[:-1]))
+one, many = map(jax.tree.leaves, results)
+for a, b in zip(one, many, strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+print(np.isfinite(loss).all())
+"""
+
+
+def test_score_over_devices_gives_the_answer_of_one():
+    assert run(MANY_SCORES, XLA_FLAGS="--xla_force_host_platform_device_count=8") == ["True"]
+
+
+ONE_OF_TWO = """
+import sys
+import jax
+rank, address = int(sys.argv[1]), sys.argv[2]
+jax.distributed.initialize(address, num_processes=2, process_id=rank)
+"""
+
+
+def test_score_over_two_processes_gives_the_answer_of_one():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    numbers = "np.concatenate([*map(np.ravel, solve(rows, skewed)[:5])])"
+    show = f"{SCORE}\nprint('answer', jax.process_count(), *{numbers})"
+    environment = {**os.environ, **ENVIRONMENT, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO + show, str(rank), address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    first, second, alone = (
+        output.split("answer")[1].split() for output, _ in [*outputs, (" ".join(run(show)), "")]
+    )
+    assert first == second
+    assert (first[0], alone[0]) == ("2", "1")
+    assert [*map(float, first[1:])] == pytest.approx([*map(float, alone[1:])], rel=2e-3)
+
+
 @pytest.mark.parametrize("name", ["conjugate", "lotka_volterra"])
 def test_step_lowers_for_accelerators(name):
     algorithm, data = (conjugate(), Data(jnp.linspace(-1, 1, 5))) if name == "conjugate" else lotka_volterra()
@@ -94,6 +177,24 @@ def test_step_lowers_for_accelerators(name):
     assert not [call for call in calls if "callback" in call or "python" in call], calls
     assert "f64" not in text and "stablehlo" in text
     assert exported.platforms == ("cuda", "tpu")
+
+
+def test_score_lowers_for_accelerators():
+    simulator = LotkaVolterra(inner_steps=3)
+    options = {"target": Target(simulator.model), "impl": "threefry2x32", "pairs": 1, "centered": True}
+    rows = jax.ShapeDtypeStruct((16, 10, 2), jnp.float32)
+
+    def sums(u, key, data):
+        def log_ratio(x, z, beta, covariate):
+            return simulator.linear_noise_log_prob(x, covariate, beta)
+
+        return block_sums(jax.tree_util.Partial(log_ratio), u, key, 0, 160, data, sharding=None, **options)
+
+    words = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    exported = jax.export.export(jax.jit(sums), platforms=["cuda", "tpu"])(
+        jnp.zeros(4), words, Data(rows, rows)
+    )
+    assert "callback" not in exported.mlir_module() and "f64" not in exported.mlir_module()
 
 
 DOUBLE = """

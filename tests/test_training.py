@@ -16,7 +16,7 @@ from toys import known_everything
 
 from himlib import training
 from himlib.algorithm import Data, Info
-from himlib.training import Outcome, Result, cosine_adam, fit
+from himlib.training import Outcome, Result, cosine_adam, fit, fit_seeds
 
 KEY = jax.random.key(23)
 STEPS, CHUNK, ROUNDS = 100, 7, 2  # the chunk divides neither a round nor its last tenth
@@ -294,3 +294,71 @@ def test_cosine_adam_decays_to_its_final_share():
     assert steps[0] == pytest.approx(0.1, rel=1e-3) and steps[25] == pytest.approx(0.06, rel=0.05)
     np.testing.assert_allclose(steps[50:], 0.02, rtol=1e-3)
     assert updates["a"].shape == (2,)
+
+
+# Many seeds side by side.
+
+SEEDS = jax.random.split(KEY, 3)
+
+
+@pytest.fixture(scope="module")
+def side_by_side(algorithm):
+    return fit_seeds(SEEDS, algorithm, observed(), STEPS, chunk=CHUNK, progress=False)
+
+
+def test_seeds_side_by_side_are_single_runs(run, side_by_side):
+    for number, key in enumerate(SEEDS):
+        single = run(key=key, rounds=1)
+        own = jax.tree.map(lambda leaf, number=number: leaf[number], side_by_side.state.posterior)
+        for a, b in zip(jax.tree.leaves(single.state.posterior), jax.tree.leaves(own), strict=True):
+            np.testing.assert_allclose(a, b, atol=0.01)  # roundings have grown
+        first = side_by_side.history.elbo[number, :20]
+        np.testing.assert_allclose(single.history.elbo[:20], first, rtol=1e-4)
+        assert side_by_side.outcome[number] is single.outcome
+
+
+def test_seeds_do_not_know_of_each_other(algorithm, side_by_side):
+    swapped = fit_seeds(SEEDS[::-1], algorithm, observed(), STEPS, chunk=CHUNK, progress=False)
+    np.testing.assert_allclose(
+        swapped.state.posterior["beta"]["location"][::-1],
+        side_by_side.state.posterior["beta"]["location"],
+        rtol=1e-5,
+    )
+    assert swapped.outcome == side_by_side.outcome[::-1]
+
+
+def test_progress_of_many_seeds(algorithm, capsys):
+    fit_seeds(SEEDS, algorithm, observed(), 10, chunk=CHUNK)
+    shown = capsys.readouterr().err
+    assert "3 seeds" in shown and "10/10" in shown
+
+
+def test_shapes_of_many_seeds(side_by_side):
+    assert {values.shape for values in side_by_side.history} == {(len(SEEDS), STEPS)}
+    assert np.all(side_by_side.state.step == STEPS) and len(side_by_side.outcome) == len(SEEDS)
+    assert len({float(first) for first in side_by_side.history.ratio_loss[:, 0]}) == len(SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "data"),
+    [(Outcome.SATURATED, {"noise": 1e-3, "offset": 8.0}), (Outcome.NOT_FINITE, {"x": 3e38})],
+    ids=lambda value: value.name if isinstance(value, Outcome) else "",
+)
+def test_verdicts_of_many_seeds(algorithm, outcome, data):
+    result = fit_seeds(SEEDS, algorithm, observed(**data), STEPS, chunk=CHUNK, progress=False)
+    assert result.outcome == (outcome,) * len(SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"keys": KEY}, ValueError, "keys: expected a vector of keys, .* got one"),
+        ({"keys": np.zeros((3, 2), np.uint32)}, TypeError, "key"),
+        ({"steps": 0}, ValueError, "steps"),
+        ({"chunk": 2.5}, (TypeError, ValueError), "chunk"),
+    ],
+)
+def test_wrong_calls_of_many_seeds(algorithm, change, error, message):
+    options = {"keys": SEEDS, "algorithm": algorithm, "data": observed(), "steps": 10, **change}
+    with pytest.raises(error, match=message):
+        fit_seeds(**options)

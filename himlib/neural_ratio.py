@@ -1,0 +1,196 @@
+"""Neural ratio estimation on one wide proposal: r trained once, for all that is asked of it later."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jax.tree_util import Partial
+
+from himlib.acceptance import Same
+from himlib.algorithm import Data
+from himlib.checks import check_counts, check_data, check_model, check_ratio, check_shapes
+from himlib.families import Frame, Space
+from himlib.losses import LOSSES
+from himlib.models import HierarchicalImplicitModel
+from himlib.networks import Network
+from himlib.random import check_key, normal
+
+__all__ = ["train_ratio"]
+
+
+class Target(Same):
+    """A model with its space, compared by the identity of the model."""
+
+    def __init__(self, model: HierarchicalImplicitModel):
+        super().__init__(model)
+        self.space = Space(model.prior)
+
+    def center(self, frame: Frame) -> Any:
+        """The globals at the frame's location."""
+        return self.space.constrain(jnp.asarray(frame.location))
+
+
+def check_frame(frame: Any, size: int) -> Frame:
+    """Return the frame in arrays, if it is one of so many coordinates."""
+    if not isinstance(frame, Frame):
+        raise TypeError(f"frame: expected a Frame of location and scale, got {type(frame).__name__}.")
+    frame = Frame(*(np.asarray(values, np.float64) for values in frame))
+    if not (frame.location.shape == frame.scale.shape == (size,)):
+        shapes = f"got {frame.location.shape} and {frame.scale.shape}"
+        raise ValueError(f"frame: expected location and scale of shape ({size},), {shapes}.")
+    if not (np.isfinite(frame.location).all() and np.all((frame.scale > 0) & np.isfinite(frame.scale))):
+        raise ValueError("frame: expected finite locations and positive scales.")
+    return frame
+
+
+def check_sharding(sharding: Any) -> None:
+    """Refuse what lays nothing out over a mesh."""
+    if not isinstance(sharding, NamedSharding | None):
+        raise TypeError(f"sharding: expected a NamedSharding or None, got {type(sharding).__name__}.")
+
+
+@partial(jax.jit, static_argnames=("target", "ratio", "optimizer", "steps", "size", "jitter", "sharding"))
+def _train(key, covariate, frame, *, target, ratio, optimizer, steps, size, jitter, sharding):
+    model, space, half = target.value, target.space, size // 2
+    rows = jax.tree.leaves(covariate)
+    center = target.center(frame)
+    apply_ratio = jax.vmap(ratio.apply, (None, 0, None, 0, 0, None))
+
+    def spread_out(tree):
+        return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
+
+    def contrast(key):
+        k_index, k_jitter, k_beta, k_model = jax.random.split(key, 4)
+        c = covariate
+        if rows:
+            index = jax.random.bits(k_index, (half,)) % jnp.uint32(len(rows[0]))
+            c = jax.tree.map(lambda leaf: leaf[index], covariate)
+            if jitter is not None:
+                c = jax.vmap(jitter)(jax.random.split(k_jitter, half), c)
+            c = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), c)
+        u = frame.location + frame.scale * normal(k_beta, (2 * half, space.size))
+        beta, c = spread_out((jax.vmap(space.constrain)(u), c))
+        _, x = model.simulate_batch(k_model, beta, c)
+        other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, other)
+        return both, *jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), (beta, c))
+
+    def step(carry, key):
+        params, state = carry
+        x, beta, c = contrast(key)
+
+        def objective(params):
+            r = apply_ratio(params, x, None, beta, c, center)
+            return LOSSES["log"](r[: 2 * half], r[2 * half :])
+
+        loss, gradient = jax.value_and_grad(objective)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    k_init, k_first, k_steps = jax.random.split(key, 3)
+    x, beta, c = contrast(k_first)
+    centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4 * half, *leaf.shape)), center)
+    params = ratio.init(k_init, x, None, beta, c, centers)
+    check_ratio(jax.eval_shape(apply_ratio, params, x, None, beta, c, center).shape)
+    (params, _), loss = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(k_steps, steps))
+    return params, center, loss
+
+
+def train_ratio(
+    key: jax.Array,
+    model: HierarchicalImplicitModel,
+    ratio: Network,
+    data: Data,
+    frame: Frame,
+    optimizer: optax.GradientTransformation,
+    *,
+    steps: int = 4000,
+    batch_size: int = 1024,
+    jitter: Callable | None = None,
+    sharding: NamedSharding | None = None,
+) -> tuple[Partial, jax.Array]:
+    r"""Train r once, on a proposal that stays as it is: the normal with the frame's location and scale.
+
+    Two draws of x at each covariate, for two draws of :math:`\beta`, are each a joint draw with its own
+    :math:`\beta` and a draw of the reference with the other's. The loss is the log loss.
+
+    A *wide* proposal teaches most per simulation: about five times as wide as the posterior of that
+    part of the data which :math:`\beta` is typically inferred from, say one series. Where the proposal is
+    far narrower, joint and reference draws look alike, and the loss stays at :math:`2 \log 2` nats.
+
+    Parameters
+    ----------
+    key
+        A typed key.
+    model
+        The model. Its local latents, if any, are integrated out: r sees x alone.
+    ratio
+        Network of (x, z, beta, covariate, center), see :func:`himlib.networks.ratio_network`; z is None.
+    data
+        Where covariates come from; x is not looked at.
+    frame
+        The proposal of unconstrained :math:`\beta`, a :class:`~himlib.families.Frame`.
+    optimizer
+        An optax transformation, such as :func:`himlib.training.cosine_adam`.
+    steps
+        Steps of the optimizer.
+    batch_size
+        Simulations per step; each is used twice.
+    jitter
+        ``jitter(key, covariate) -> covariate``: spreads the covariates.
+    sharding
+        How batches are laid out over the devices of a mesh, see :func:`himlib.lfvi.lfvi`.
+
+    Returns
+    -------
+    log_ratio
+        ``log_ratio(x, z, beta, covariate)`` for one datum, which may pass through jit.
+    loss
+        The loss at each step, in nats.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or out of range, or simulator and data do not agree.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from himlib.networks import ratio_network
+    >>> from himlib.simulators.conjugate import ConjugateGaussian
+    >>> from himlib.training import cosine_adam
+    >>> log_ratio, loss = train_ratio(jax.random.key(0), ConjugateGaussian().model, ratio_network(),
+    ...     Data(jnp.zeros(2)), Frame(jnp.zeros(1), jnp.full(1, 5.0)), cosine_adam(1e-2, 20), steps=20)
+    >>> log_ratio(jnp.array(1.0), None, jnp.array(0.5), None).shape, loss.shape
+    ((), (20,))
+    """
+    check_key(key)
+    check_model(model)
+    if not isinstance(ratio, Network):
+        raise TypeError(
+            f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}."
+        )
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer: expected an optax transformation, got {type(optimizer).__name__}.")
+    check_sharding(sharding)
+    check_counts(steps=steps)
+    if not isinstance(batch_size, int) or batch_size < 2 or batch_size % 2:
+        raise ValueError(f"batch_size: expected an even positive integer, got {batch_size!r}.")
+    check_data(data, None)
+    check_shapes(model, data)
+    target = Target(model)
+    frame = check_frame(frame, target.space.size)
+    params, center, loss = _train(
+        key, data.covariate, frame, target=target, ratio=ratio, optimizer=optimizer, steps=steps,
+        size=batch_size, jitter=jitter, sharding=sharding,
+    )  # fmt: skip
+    return Partial(_apply, Partial(ratio.apply), params, center), loss
+
+
+def _apply(apply, params, center, x, z, beta, covariate):
+    return apply(params, x, z, beta, covariate, center)

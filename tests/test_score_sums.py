@@ -1,0 +1,116 @@
+"""Sums of centered scores against a loop over the data, with noise drawn by the documented keys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from jax.tree_util import Partial
+
+from himlib.algorithm import Data
+from himlib.models import HierarchicalImplicitModel
+from himlib.neural_ratio import Target
+from himlib.random import normal
+from himlib.score_sums import BLOCK, SPREAD, Chunks, Equation, prior_terms
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+MODEL = HierarchicalImplicitModel(
+    {"a": dist.Normal(0.5, 2.0), "b": dist.LogNormal(0.0, 0.5)},
+    generate=lambda noise, beta, c: (None, beta["a"] * c + beta["b"] * noise),
+    noise_shape=(),
+)
+TARGET = Target(MODEL)
+SCALE = np.array([0.5, 0.2])
+U = np.array([0.3, -0.1])
+KEY = jax.random.key(7)
+
+
+def log_ratio(x, z, beta, c):
+    return jnp.tanh(x - beta["a"]) * c - jnp.square(x - c) / beta["b"]
+
+
+def data_of(size):
+    rng = np.random.default_rng(size)
+    return Data(np.float32(rng.normal(size=size)), np.float32(rng.normal(size=size)))
+
+
+def equation(data, pairs=1, centered=True, chunk_size=1000, **options):
+    chunks = Chunks(MODEL, data, None, chunk_size, None)
+    settings = {"target": TARGET, "pairs": pairs, "centered": centered, "sharding": None}
+    return Equation(KEY, Partial(log_ratio), chunks, SCALE, options.get("curvature_chunks", 1), **settings)
+
+
+@jax.jit
+def slope(u, x, c):
+    return jax.grad(lambda u: log_ratio(x, None, TARGET.space.constrain(u), c))(u)
+
+
+def by_hand(data, u, chunk, pairs, centered):
+    """The centered score of each datum, one at a time."""
+    size = len(data.x)
+    blocks = max(-(-size // BLOCK), min(SPREAD, size))
+    block = -(-size // blocks)
+    key = jax.random.fold_in(jax.random.split(KEY)[0], chunk)
+
+    u, scores = jnp.float32(u), []
+    beta = TARGET.space.constrain(u)
+    noises = [normal(jax.random.fold_in(key, b), (pairs, block)) for b in range(blocks)]
+    for n in range(size):
+        c = data.covariate[n]
+        score = np.float64(slope(u, data.x[n], c))
+        if centered:
+            draws = noises[n // block][:, n % block]
+            simulated = [MODEL.generate(s * e, beta, c)[1] for e in draws for s in (1, -1)]
+            score = score - np.mean([slope(u, x, c) for x in simulated], axis=0)
+        scores.append(score * SCALE)
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("pairs, centered", [(1, True), (2, True), (1, False)])
+def test_sums_against_a_loop(pairs, centered):
+    data = data_of(37)  # sixteen blocks of three: eleven rows of padding
+    whole = equation(data, pairs, centered)
+    found, outer = whole.sums(U, 0, whole.load(0))
+    expected = by_hand(data, U, 0, pairs, centered)
+    assert found.shape == (SPREAD, 2)
+    np.testing.assert_allclose(found.sum(0), expected.sum(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[1], expected[3:6].sum(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[13:], 0, atol=1e-12)  # padding only
+    np.testing.assert_allclose(outer, expected.T @ expected, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_differs_from_chunk_to_chunk_and_stays_from_pass_to_pass():
+    data = data_of(40)
+    parts = equation(data, chunk_size=20)
+    first, second = (parts.sums(U, i, parts.load(0))[0] for i in (0, 1))
+    assert np.abs(first - second).max() > 0.01
+    np.testing.assert_array_equal(first, parts.sums(U, 0, parts.load(0))[0])
+    half = Data(data.x[:20], data.covariate[:20])
+    np.testing.assert_allclose(second.sum(0), by_hand(half, U, 1, 1, True).sum(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_pass_adds_its_chunks():
+    data = data_of(50)
+    parts = equation(data, chunk_size=20)
+    assert parts.load.count == 3
+    score, information, curvature, size = parts.run(U, 3, progress=False)
+    assert size == 50
+    sums = [parts.sums(U, i, parts.load(i)) for i in range(3)]
+    np.testing.assert_allclose(score, sum(part.sum(0) for part, _ in sums))
+    np.testing.assert_allclose(information, sum(outer for _, outer in sums) - np.outer(score, score) / 50)
+    np.testing.assert_allclose(curvature, 2.5 * parts.differences(U, 0, parts.load(0)))
+
+
+def test_differences_are_the_derivative_under_the_same_noise():
+    data = data_of(30)
+    one = equation(data)
+    found = one.differences(U, 0, one.load(0))
+    for j, step in enumerate(0.05 * np.diag(SCALE)):
+        ends = [by_hand(data, U + sign * step, 0, 1, True).sum(0) for sign in (-1, 1)]
+        np.testing.assert_allclose(found[:, j], (ends[0] - ends[1]) / 0.1, rtol=2e-2, atol=0.02)
+
+
+def test_prior_terms():
+    gradient, precision = prior_terms(jnp.float32(U), target=TARGET)
+    np.testing.assert_allclose(gradient, [(0.5 - 0.3) / 4, 0.1 / 0.25], rtol=1e-5)  # log b is normal
+    np.testing.assert_allclose(precision, np.diag([1 / 4, 1 / 0.25]), rtol=1e-5, atol=1e-6)
