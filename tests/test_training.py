@@ -203,6 +203,7 @@ CHILD = """
 import os, signal, sys, threading, time
 from test_training import *
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may inherit it ignored
 directory, algorithm = Path(sys.argv[1]), known_everything()
 options = {"progress": False, "chunk": CHUNK}
 
