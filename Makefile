@@ -5,7 +5,7 @@ PYTHON ?= python3
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks full bench constraints repository diff-setup clean
+.PHONY: help book test course notebooks full bench constraints repository diff-setup clean
 
 bin := .venv/bin
 ready := .venv/ready
@@ -14,7 +14,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+[a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(ready): pyproject.toml constraints.txt
-	@echo "Setting up .venv: 1.4 GB on disk, a minute or two"
+	@echo "Setting up .venv: 1.6 GB on disk, a minute or two"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@[ -x $(bin)/uv ] || { $(PYTHON) -m venv .venv && $(bin)/python -m pip install --quiet --disable-pip-version-check uv; }
 	@$(bin)/uv pip install --python $(bin)/python --compile-bytecode -c constraints.txt -e . --group dev 2>&1 | grep -v '^ [-+~] '
@@ -33,6 +33,9 @@ test: $(ready)  ## run every test: style, library, chapters, book, site
 	step "site in a browser" $(bin)/pytest -q -rs tests/test_site.py; \
 	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }; \
 	echo "All tests passed ($$((SECONDS - start)) s)"
+
+course: $(ready)  ## make the course's students' and teacher's folders, into _build/course
+	@$(bin)/python book/course/course.py build
 
 notebooks: $(ready)  ## execute the chapters whose code changed, and store their outputs (ALL=1: every chapter)
 	@$(bin)/ruff format --quiet book && $(bin)/python book/notebooks.py run $(if $(ALL),--all)

@@ -236,6 +236,22 @@ def check_shapes(model: HierarchicalImplicitModel, data: Any) -> Any:
     return z
 
 
+def check_shape(name: str, value: jax.Array | None, *shapes: tuple[int, ...]) -> jax.Array:
+    """Return ``value`` as an array if it has one of the shapes.
+
+    Examples
+    --------
+    >>> check_shape("beta", [0.0, 1.0], (4,))
+    Traceback (most recent call last):
+    ValueError: beta: expected shape (4,), got (2,); jax.vmap lifts to batches.
+    """
+    if value is None or np.shape(value) not in shapes:
+        got = None if value is None else np.shape(value)
+        expected = " or ".join(map(str, dict.fromkeys(shapes)))
+        raise ValueError(f"{name}: expected shape {expected}, got {got}; jax.vmap lifts to batches.")
+    return jnp.asarray(value)
+
+
 def check_samples(p: Any, q: Any) -> None:
     """Refuse two samples that say nothing of a density ratio.
 

@@ -1,5 +1,11 @@
 """What the tests share."""
 
+import os
+
+# One thread of XLA per process: where two processes share two cores, the threads of each wait for one another
+# longer than they compute. It is read when the first array is made.
+os.environ.setdefault("PJRT_NPROC", "1")
+
 import jax
 import pytest
 

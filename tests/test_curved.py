@@ -278,3 +278,21 @@ def test_wrong_calls(call):
     function, error, message = CALLS[call]
     with pytest.raises(error, match=message):
         function()
+
+
+def test_sliced_wasserstein_in_space():
+    a, b = np.random.default_rng(2).normal(size=(2, 12, 3)) * [[[1.0]], [[2.0]]]
+    directions = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    shift = np.array([0.6, -0.8, 0.5])
+    # Along three perpendicular directions the squares of a shift sum to its square length.
+    expected = np.sqrt(np.sum(shift**2) / 3)
+    assert sliced_wasserstein(a, a[::-1] + shift, directions) == pytest.approx(expected, rel=1e-5)
+    squares = [stats.wasserstein_distance_nd(a @ u[:, None], b @ u[:, None]) for u in directions.T]
+    along = [np.mean((np.sort(a @ u) - np.sort(b @ u)) ** 2) for u in directions.T]
+    assert sliced_wasserstein(a, b, directions) == pytest.approx(np.sqrt(np.mean(along)), rel=1e-5)
+    assert sliced_wasserstein(a, b, directions) >= np.sqrt(np.mean(np.square(squares)))  # W_2 is at least W_1
+    plane = jnp.stack([jnp.cos(jnp.array([jnp.pi / 4, 3 * jnp.pi / 4])), jnp.full(2, 0.5**0.5)])
+    two = sliced_wasserstein(a[:, :2], b[:, :2], 2)
+    assert two == pytest.approx(float(sliced_wasserstein(a[:, :2], b[:, :2], plane)), rel=1e-5)
+    with pytest.raises(ValueError, match=r"shape \(n, 2\), got .*; directions in any space but the plane"):
+        sliced_wasserstein(a, b, plane)

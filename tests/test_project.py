@@ -116,11 +116,11 @@ def test_files_are_where_links_say():
 
 
 def test_every_page_is_listed():
-    listed = re.findall(r"(?:file|root): (\w+)", TRACKED["book/_toc.yml"])
+    listed = re.findall(r"(?:file|root): ([\w/]+)", TRACKED["book/_toc.yml"])
     pages = [
-        path.stem
-        for suffix in ("md", "ipynb")
-        for path in BOOK.glob(f"*.{suffix}")
+        str(path.relative_to(BOOK).with_suffix(""))
+        for pattern in ("*.md", "*.ipynb", "course/*.md")
+        for path in BOOK.glob(pattern)
         if path.stem != "template"
     ]
     assert sorted(listed) == sorted(pages)

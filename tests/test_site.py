@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = os.environ.get("HIMLIB_SCREENSHOTS")
-PAGES = re.findall(r"(?:file|root): (\w+)", (ROOT / "book" / "_toc.yml").read_text())
+PAGES = re.findall(r"(?:file|root): ([\w/]+)", (ROOT / "book" / "_toc.yml").read_text())
 # The theme raises these two itself; neither changes what a reader sees.
 KNOWN_ERRORS = ("THEBE_JS_URL' has already been declared", "reading 'classList'")
 INSPECT = """async () => {

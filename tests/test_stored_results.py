@@ -170,3 +170,100 @@ def test_data_sets_of_the_jump_process_are_drawn_again():
     assert [int((one > 0).all(-1).sum()) for one in np.asarray(series)] == both
     z = (np.asarray(betas) - np.asarray(module.prior.mean)) / np.sqrt(np.asarray(module.prior.variance))
     assert np.abs(z).max() < 4.5 and 0.8 < z.std() < 1.2
+
+
+# Bayesian GANs.
+
+
+TABLE = results.load("09_bayesian_gans")
+TESTED = {(row["data"], row["method"]): row for row in TABLE["rows"]}
+classification = cache(lambda: script("09_bayesian_gans"))
+
+
+def mean(data, method, field="error"):
+    return np.mean(TESTED[data, method][field])
+
+
+@pytest.mark.parametrize("key", TESTED, ids=" ".join)
+def test_rows_of_labels(key):
+    """Ten seeds each, as the script sets them; all scores possible, errors with their binomial sds."""
+    row, size = TESTED[key], TABLE["datasets"][key[0]]["rows"][1]
+    assert row["settings"] == classification().SETTINGS[key] and row["seeds"] == list(range(10))
+    fields = {field: np.array(row[field]) for field in ("error", "nlpd", "ece", "error_se")}
+    assert all(values.shape == (10,) and np.isfinite(values).all() for values in fields.values())
+    error = fields["error"]
+    np.testing.assert_allclose(fields["error_se"], np.sqrt(error * (1 - error) / size), rtol=2e-3)
+    assert np.all(fields["nlpd"] > 0) and np.all((fields["ece"] >= 0) & (fields["ece"] < 1))
+    assert set(row["outcome"]) <= {"CONVERGED", "DRIFTING"}  # Adam at its last rate still moves
+
+
+def test_every_row_of_labels_is_there_and_small():
+    assert list(TESTED) == list(classification().SETTINGS)
+    assert (results.FOLDER / "09_bayesian_gans.json").stat().st_size < 200_000
+    assert TABLE["made"]["command"] == "python book/full/09_bayesian_gans.py"  # no path of any machine
+
+
+def test_errors_of_labels_meet_their_bars():
+    for (data, method), bars in classification().BARS.items():
+        for field, bar in bars.items():
+            assert mean(data, method, field) <= bar, (data, method, field)
+    nlpd = [mean("pima", method, "nlpd") for method in ("BGAN+VI", "BNN+VI", "BNN+MAP")]
+    assert nlpd == sorted(nlpd)
+
+
+def test_paired_tests_cover_all_seeds():
+    assert len(TABLE["paired"]) == 4 * 3
+    for pair in TABLE["paired"]:
+        p = np.array(pair["p"])
+        assert pair["seeds"] == list(range(10)) and np.all((p >= 0) & (p <= 1))
+        first, second = (np.array(TESTED[pair["data"], method]["error"]) for method in pair["methods"])
+        assert np.all(p[first == second] == 1)  # as many wrong: nothing to tell them apart by
+        # As if the two erred apart from each other: a pair that shares errors can only differ more clearly.
+        size = TABLE["datasets"][pair["data"]]["rows"][1]
+        z = np.abs(first - second) / np.sqrt((first * (1 - first) + second * (1 - second)) / size)
+        assert np.all(p[z > 4] < 0.01)
+
+
+@pytest.mark.parametrize(
+    "curve", TABLE["reliability"], ids=lambda curve: f"{curve['data']} {curve['method']}"
+)
+def test_reliability_is_that_of_the_row(curve):
+    row, count = TESTED[curve["data"], curve["method"]], np.array(curve["count"])
+    share = count / count.sum()
+    confidence, accuracy = (np.array(curve[name], float)[count > 0] for name in ("confidence", "accuracy"))
+    assert count.sum() == TABLE["datasets"][curve["data"]]["rows"][1]
+    assert share[count > 0] @ accuracy == pytest.approx(1 - row["error"][0], abs=2e-4)
+    gap = share[count > 0] @ np.abs(confidence - accuracy)
+    assert gap == pytest.approx(row["ece"][0], abs=2e-4)
+    edges = np.flatnonzero(count) / 10
+    assert np.all((edges - 1e-3 <= confidence) & (confidence <= edges + 0.1 + 1e-3))
+
+
+def test_settings_of_labels_were_tried():
+    """The chosen settings are among those tried, and no other had an error smaller by two standard errors."""
+    for key, changes in classification().TRIED.items():
+        found = [row for row in TABLE["tried"] if (row["data"], row["method"]) == key]
+        assert [row["changes"] for row in found] == changes and changes[0] == {}
+        chosen, *others = found
+        for other in others:
+            assert chosen["error"] < other["error"] + 2 * np.hypot(chosen["error_se"], other["error_se"])
+
+
+def test_a_row_of_labels_is_found_again():
+    module = classification()
+    key = ("crabs", "BNN+MAP")
+    found, wrong = module.classify(*key, module.SETTINGS[key], 3, None)
+    for field in ("error", "nlpd", "ece"):
+        assert found[field] == pytest.approx(TESTED[key][field][3], rel=1e-2, abs=2e-3)
+    assert wrong.mean() == found["error"] and wrong.shape == (100,)
+
+
+def test_data_sets_of_labels_are_those_of_the_library():
+    module = classification()
+    for data in ("crabs", "pima"):
+        rows, stored = module.load_rows(data), TABLE["datasets"][data]
+        assert stored["sha256"] == rows.sha256 and stored["caption"] == rows.caption
+        assert stored["rows"] == [len(rows.y_train), len(rows.y_test)]
+    assert set(TABLE["datasets"]) == {"crabs", "pima", "mnist", "covertype_sample"}
+    train, covariate, labels = module.rows("pima", 0)  # a fold: no test row is in it
+    assert len(train.x) + len(labels) == 200 and len(covariate) == len(labels)

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 
-from himlib.checks import check_counts
+from himlib.checks import check_counts, check_shape
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network, NoisyDense, pure
 from himlib.random import check_key, normal
-from himlib.simulators.lotka_volterra import check_shape
 
 __all__ = ["DeepImplicit", "ImportanceSample", "Layers"]
 

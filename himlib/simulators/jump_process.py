@@ -11,9 +11,10 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.custom_batching import custom_vmap
 
+from himlib.checks import check_shape
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key, threefry
-from himlib.simulators.lotka_volterra import check_shape, default_prior
+from himlib.simulators.lotka_volterra import default_prior
 
 __all__ = [
     "OBSERVED_STATISTICS",

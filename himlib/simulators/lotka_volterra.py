@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from himlib.checks import check_shape
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key, normal
 from himlib.simulators.newton import maximize
@@ -351,15 +352,6 @@ class LotkaVolterra:
             return jax.vmap(density, (0, 0, None))(x, covariate, beta) + self.prior.log_prob(beta) / len(x)
 
         return maximize(terms, start)
-
-
-def check_shape(name: str, value: jax.Array | None, *shapes: tuple[int, ...]) -> jax.Array:
-    """Return ``value`` as an array if it has one of the shapes."""
-    if value is None or np.shape(value) not in shapes:
-        got = None if value is None else np.shape(value)
-        expected = " or ".join(map(str, dict.fromkeys(shapes)))
-        raise ValueError(f"{name}: expected shape {expected}, got {got}; jax.vmap lifts to batches.")
-    return jnp.asarray(value)
 
 
 def transitions(series: jax.Array, initial: jax.Array) -> tuple[jax.Array, jax.Array]:
