@@ -151,3 +151,11 @@ def test_public_names_are_documented(module):
     ]
     assert bare == [], "without an example"
     assert MODULES[module].__doc__
+
+
+def test_benchmarks_leave_the_process_as_it_was():
+    """They are imported for their doctests: what one of them sets holds for all tests that come after."""
+    scripts = {name: text for name, text in TRACKED.items() if name.startswith("tests/benchmarks/bench_")}
+    assert len(scripts) > 5
+    for name, text in scripts.items():
+        assert not re.search(r"os\.environ|setaffinity|jax\.config", text), name

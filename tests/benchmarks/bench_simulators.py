@@ -1,17 +1,11 @@
 """Speed of the normals and of the Lotka-Volterra simulator on one core, beside JAX's own and NumPy.
 
-Run ``python tests/benchmarks/bench_simulators.py``. A shared core's own speed changes by a factor of
+Run by ``make bench``, on one core. A shared core's own speed changes by a factor of
 two within minutes: the contestants take turns, and the best turns are compared.
 """
 
 import math
-import os
 import time
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-if hasattr(os, "sched_setaffinity"):  # before JAX counts the cores
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 import jax
 import jax.numpy as jnp
