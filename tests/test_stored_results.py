@@ -4,6 +4,7 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -267,3 +268,73 @@ def test_data_sets_of_labels_are_those_of_the_library():
     assert set(TABLE["datasets"]) == {"crabs", "pima", "mnist", "covertype_sample"}
     train, covariate, labels = module.rows("pima", 0)  # a fold: no test row is in it
     assert len(train.x) + len(labels) == 200 and len(covariate) == len(labels)
+
+
+# Deep implicit models, and sequences.
+
+
+NOISES = results.load("10_deep_implicit_models")
+SENTENCES = results.load("11_implicit_sequences")
+networks = cache(lambda: script("10_deep_implicit_models"))
+sequences = cache(lambda: script("11_implicit_sequences"))
+
+
+def test_posteriors_of_noises():
+    """Distances in sampling floors, at the x whose importance sample can be trusted."""
+    assert [piece["seed"] for piece in NOISES["posterior"]] == list(networks().SEEDS)
+    q, prior, effective = (
+        np.concatenate([piece[name] for piece in NOISES["posterior"]]) for name in ("q", "prior", "effective")
+    )
+    trusted = effective > 500
+    q, prior = q[trusted], prior[trusted]
+    assert len(trusted) == 60 and len(q) > 50
+    assert np.median(q) < 1.5 and q.max() < 2.5
+    assert np.median(prior) > 4 and np.mean(prior > 1.5) > 0.95  # it is no empty test
+
+
+@pytest.mark.parametrize("name", [name for name in NOISES if name not in ("made", "posterior")])
+def test_digits_of_all_seeds(name):
+    assert name in networks().EXPERIMENTS and len(NOISES) == len(networks().EXPERIMENTS) + 1
+    assert [piece["seed"] for piece in NOISES[name]] == list(networks().SEEDS)
+    length = networks().LONG if name == "three times longer" else networks().STEPS
+    assert {piece["steps"] for piece in NOISES[name]} == {length}
+    frechet, kept, nearest = (
+        np.array([piece[field] for piece in NOISES[name]]) for field in ("frechet", "kept", "nearest")
+    )
+    assert np.all(frechet > 0.08) and np.all(nearest > 0.9)  # neither better than real digits, nor copies
+    if name == "cycle cost":
+        assert frechet.max() <= 1.5 and kept.min() >= 0.85
+    if name in ("joint matching", "r four times faster", "three times longer"):
+        assert kept.max() < 0.5  # what the repairs are for
+
+
+def test_functions_of_the_stored_digits_are_the_chapters():
+    book = networks().chapter()
+    assert set(book.VARIANTS) | {"posterior", "three times longer"} == set(networks().EXPERIMENTS)
+    judged = book.judge(book.x_train[:500], book.x_test)  # perfect reconstructions, and copies
+    assert judged["kept"] > 0.9 and judged["nearest"] < 1e-3
+
+
+@pytest.mark.parametrize("name", SENTENCES["games"])
+def test_games_of_strings(name):
+    module, game = sequences(), SENTENCES["games"][name]
+    assert game["settings"] == list(module.GAMES[name]) and list(SENTENCES["games"]) == list(module.GAMES)
+    assert SENTENCES["seeds"] == list(module.SEEDS) and SENTENCES["settings"] == module.SETTINGS
+    assert len(game["looks"]) == module.LOOKS and game["looks"][-1]["step"] == game["settings"][-1]
+    course = np.array([[look["last"], look["average"]] for look in game["looks"]])
+    assert course.shape == (module.LOOKS, 2, 5, 4) and np.all(course > -1e-3)
+    assert course[..., :3].max() <= 1 and course[..., 3].max() < 3 * np.log(4)
+    parsed = np.array(
+        [[module.grammar.is_valid(module.grammar.encode(text)) for text in seed] for seed in game["strings"]]
+    )
+    share, valid = parsed.mean(), course[-1, 1, :, 0].mean()
+    assert abs(share - valid) < 4 * np.sqrt(max(valid * (1 - valid), 0.01) / parsed.size)
+    passes = (course[-1, 1] * [1, -1, 1, 1] >= [0.9, -0.15, 0.45, 3.9]).all(1).sum()
+    assert passes >= 4 if name == "joint, unit 5, lengths" else passes < 4
+
+
+def test_true_strings_are_drawn_again():
+    module = sequences()
+    data = [module.grammar.sample(jax.random.key(100 + seed), module.SAMPLES) for seed in module.SEEDS]
+    found = [module.grammar.statistics(np.asarray(strings)) for strings in data]
+    np.testing.assert_allclose(found, SENTENCES["true strings"], atol=1e-4)
