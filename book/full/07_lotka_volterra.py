@@ -126,7 +126,7 @@ def observation_by_abc():
     }
 
 
-def observation_by_lfvi(seed):
+def observation_by_lfvi(seed, loss="log"):
     """A whole series as the datum, seen through its statistics; rounds propose from q itself, to close in."""
 
     def summarize(series):
@@ -145,6 +145,7 @@ def observation_by_lfvi(seed):
         posterior_optimizer=cosine_adam(2e-2, steps),
         ratio_batch=batch,
         width=1.0,
+        loss=loss,
     )
     data = Data(jnp.array(OBSERVED_STATISTICS)[None])
     run = fit(jax.random.key(seed), algorithm, data, steps, rounds=rounds, progress=False)

@@ -1,0 +1,175 @@
+"""What the ledger of chapter 13 needs beside the stored results of the other chapters.
+
+python book/full/13_reproduction_ledger.py
+
+Two parts. ``observation``: the paper's Lotka-Volterra setting as far as it is public, with the three ways to
+run ABC on five seeds, and LFVI through nine numbers with both losses on two. It goes on from what
+``himlib/results/13_reproduction_ledger.json`` holds; delete that to begin anew. Some ten minutes on one core
+that has nothing else to do; 1 GB of memory. ``pages``: the numbers that the chapters print, read off their
+stored outputs each time.
+"""
+
+import importlib.util
+import os
+import re
+import time
+from pathlib import Path
+
+# Small arrays: one thread is quicker.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+import jax
+import jax.numpy as jnp
+import nbformat
+import numpy as np
+
+from himlib.abc import mcmc, rejection, smc
+from himlib.lfvi import Data
+from himlib.results import load, store
+from himlib.simulators.lotka_volterra import TRUE_BETA
+
+NAME = Path(__file__).stem
+BOOK = Path(__file__).parents[1]
+SEEDS, FEW = range(5), range(2)  # of ABC, and of LFVI
+# Of figure 2: the tolerances at which rejection was read off, and the schedule of SMC.
+TOLERANCES = (10.0, 8.86, 6.16, 4.28, 2.98, 2.07, 1.44, 1.0)
+SCHEDULE = [10 * 0.9**k for k in range(30)]
+
+# What to read: a chapter, words of one output of it, and what a line looks like; # stands for a number.
+PAGES = {
+    "pushforward": ("01", "of 80 bins", "# of 80 bins within 2 standard errors"),
+    "moments": ("02", "densities:", ": # moments, # within 2 standard errors"),
+    "all_data": ("03", "by quadrature 1 in", "# data: accepted 1 in #;"),
+    "abc_tight": ("03", "rejection accepts", "tolerance 0.02: sd # and #, rejection accepts #%"),
+    "chasm": ("04", "best accuracy", "# | # | # | # | #"),
+    "splits": ("05", "standard deviation of", "f(ab) - f(a) - f(b) has a standard deviation of #"),
+    "losses": ("05", "away from log p/q", "loss: r is # away from log p/q on average, # at most"),
+    "gradient": ("05", "estimate", ": # ± # #"),
+    "printed": ("05", "Algorithm 1, as printed", "Algorithm 1, as printed | # to # | # to # | # to #"),
+    "ours": ("05", "Algorithm 1, as printed", "ours | # to # | # to # | # to #"),
+    "implicit": ("05", "the floors", "implicit q: median # floors, worst # floors"),
+    "normal": ("05", "the floors", "normal q: median # floors, worst # floors"),
+    "healthy": ("06", "healthy |", "healthy | mean off by #, at worst # | sd ratio #, from # to #"),
+    "hinge": ("06", "hinge loss |", "hinge loss | mean off by #, at worst # | sd ratio #, from # to #"),
+    "algorithm_1": ("06", "Algorithm 1, N", "| mean off by #, at worst # | sd ratio #, from # to #"),
+    "wide": ("06", "proposed widely", "| mean off by #, at worst # | sd ratio #, from # to #"),
+    "covariates": ("06", "covariates shown |", "| mean off by #, at worst # | sd ratio #, from # to #"),
+    "pace": (
+        "06",
+        "for each of q |",
+        "# for each of q | mean off by #, at worst # | sd ratio #, from # to #",
+    ),
+    "pairs": ("06", "sd, over five seeds", "pairs # to # # to #"),
+    "appendix_f": ("06", "q frozen", "| from # to # | sd over steps # | accuracy #"),
+    "coverage": ("06", "intervals of 50 %", "p = #; intervals of 50 % and 90 % hold # % and # %"),
+    "starved": ("07", "as printed:", "fewer than 5 prey in # % of the records after time 10"),
+    "rejection": ("07", "sd / exact sd, mean", "rejection # # # % # # # # # #"),
+    "mcmc": ("07", "sd / exact sd, mean", "MCMC # # # % # # # # # #"),
+    "smc": ("07", "sd / exact sd, mean", "SMC # # # % # # # # # #"),
+    "exact": ("07", "sd / exact sd, mean", "exact # #"),
+    "one_datum": ("07", "sd of q / prior sd", "# SATURATED # # # # # # # # # #"),
+    "transitions": ("07", "seed  error / exact sd               sd ratio", "# # # # # # # # # #"),
+    "fine": ("07", "seed  error / sd ", "# # # # # # # # # #"),
+    "mean_field": ("07", "predicted             measured", "# # # # # # # # #"),
+    "hinge_series": ("07", "hinge  4 x q", "hinge # x q # # # # # # # # #"),
+    "nine": ("07", "best of ABC   ", "LFVI over best ABC, mean over the rates: # to #"),
+    "paths": ("09", "through hard labels", "through hard labels #, through r #"),
+    "weights": ("09", "all_weights", "all_weights error # # # #"),
+    "margins": ("09", "all_weights", "all_margins error # # # #"),
+    "probit": ("09", "softmax in place", ": off by # # sd; width # #"),
+    "map_gan": ("09", "Bayesian GAN, MAP", "share of ones, five seeds: # # # # #"),
+}
+
+
+def read(chapter: str, words: str, line: str) -> list[list[float]]:
+    """Read all such lines of the one output that holds the words."""
+    (path,) = BOOK.glob(f"{chapter}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    (output,) = [output for output in outputs if words in output]
+    number = r"(-?\d[\d,]*\.?\d*)"
+    pattern = number.join(" +".join(map(re.escape, part.split(" "))) for part in line.split("#"))
+    rows = re.findall(pattern.replace(" + +", " +"), output)
+    if not rows:
+        raise ValueError(f"{path.name}: no line like {line!r} in the output with {words!r}.")
+    rows = [row if isinstance(row, tuple) else (row,) for row in rows]
+    return [[float(value.replace(",", "")) for value in row] for row in rows]
+
+
+def pages() -> dict[str, list[list[float]]]:
+    return {name: read(*where) for name, where in PAGES.items()}
+
+
+def chapter_7():
+    """The script of chapter 7, which has the simulator, the prior and the nine statistics."""
+    spec = importlib.util.spec_from_file_location(
+        "chapter_7", Path(__file__).with_name("07_lotka_volterra.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def summarize(beta, weights=None) -> dict:
+    """Mean and sds of draws, and minus the log density of the true rates under a normal fitted to them."""
+    beta = np.asarray(beta, np.float64)
+    mean, covariance = np.average(beta, axis=0, weights=weights), np.cov(beta.T, aweights=weights)
+    off = np.asarray(TRUE_BETA) - mean
+    surprise = (off @ np.linalg.solve(covariance, off) + np.linalg.slogdet(2 * np.pi * covariance)[1]) / 2
+    numbers = {"mean": mean, "sd": np.sqrt(np.diag(covariance)), "surprise": surprise}
+    return {name: np.round(value, 4).tolist() for name, value in numbers.items()}
+
+
+def by_abc(full, seed: int) -> dict:
+    """The three ways to run ABC, with 100,000 simulations each, on the published nine statistics."""
+    observed = (jnp.array(full.OBSERVED_STATISTICS) - jnp.array(full.PILOT_MEANS)) / jnp.array(full.PILOT_SDS)
+    model = full.series_model(full.UNIFORM_PRIOR, full.nine)
+    setting = jax.random.key(seed), model, Data(observed[None])
+    options = {"summary": lambda data: data.x[0], "simulations": 100_000, "progress": False}
+    near = rejection(*setting, tolerance=TOLERANCES[0], **options)
+    within = [near.beta[near.distances <= tolerance] for tolerance in TOLERANCES]
+    # A step of 0.2 in the unconstrained rates is about that of Papamakarios and Murray, 0.22 in log rates.
+    chains = mcmc(*setting, tolerance=1.0, step=0.2, **options)
+    population = smc(*setting, tolerance=SCHEDULE, particles=100, **options)
+    found = {
+        "rejection": summarize(within[-1]) | {"accepted": len(within[-1]), "tolerance": TOLERANCES[-1]},
+        "curve": [summarize(beta)["surprise"] for beta in within],
+        "counts": [len(beta) for beta in within],
+        "nearest": np.float64(np.sort(near.distances)[:10]).round(3).tolist(),
+    }
+    for name, result in (("MCMC", chains), ("SMC", population)):
+        found[name] = summarize(result.beta, result.weights) | {
+            "tolerance": round(float(result.tolerance), 4),
+            "acceptance": round(float(result.acceptance), 5),
+            "draws": round(float(result.ess), 1),
+            "simulations": result.simulations,
+        }
+    return found
+
+
+def by_lfvi(full, seed: int, loss: str) -> dict:
+    result = full.observation_by_lfvi(seed, loss)
+    return {key: result[key] for key in ("outcome", "simulations", "mean", "sd")}
+
+
+def main():
+    try:
+        stored = load(NAME)
+    except ValueError:
+        stored = {"observation": {}, "made": None}
+    work = {f"abc {seed}": (by_abc, seed) for seed in SEEDS}
+    work |= {f"{loss} {seed}": (by_lfvi, seed, loss) for seed in FEW for loss in ("log", "hinge")}
+    found, full = dict(stored["observation"]), None
+    for name, (compute, *arguments) in work.items():
+        if name not in found:
+            full = full or chapter_7()
+            found[name] = compute(full, *arguments)
+            store(NAME, {"observation": found, "pages": pages()}, earlier=stored["made"])
+            print(f"{name}: {time.process_time():.0f} s of processor time", flush=True)
+    values = {"observation": found, "pages": pages()}
+    if values != {key: value for key, value in load(NAME).items() if key != "made"}:
+        store(NAME, values, earlier=stored["made"])
+
+
+if __name__ == "__main__":
+    main()
