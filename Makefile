@@ -38,7 +38,7 @@ course: $(ready)  ## make the course's students' and teacher's folders, into _bu
 	@$(bin)/python book/course/course.py build
 
 notebooks: $(ready)  ## execute the chapters whose code changed, and store their outputs (ALL=1: every chapter)
-	@$(bin)/ruff format --quiet book && $(bin)/python book/notebooks.py run $(if $(ALL),--all)
+	@$(bin)/ruff format --quiet book && $(bin)/python book/notebooks.py run $(if $(ALL),--all) && $(bin)/python book/chapter_map.py
 
 full: $(ready)  ## remake the stored results of long runs (hours), and execute the chapters at full size, into _build/full
 	@for script in book/full/*.py; do echo "== $$script"; $(bin)/python $$script; done

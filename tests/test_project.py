@@ -24,7 +24,7 @@ PUBLIC = {name: module for name, module in MODULES.items() if getattr(module, "_
 # Repositories of others that the book may point to.
 OTHERS = ("github.com/jax-ml/jax", "github.com/google/flax")
 BRITISH = (
-    "behaviour|colour|neighbour|favour|labelled|modell(?:ed|ing)|centred|(?:normal|optim|parametr|parameter|initial|"
+    "behaviour|colour|neighbour|favour|labelled(?!by)|modell(?:ed|ing)|centred|(?:normal|optim|parametr|parameter|initial|"
     "standard|vector|general|summar|minim|maxim|real|random|factor|marginal|amort|discret|organ|regular)is(?:e|ing|ation)"
 )
 

@@ -1,15 +1,19 @@
 """The built site, looked at in headless Chromium: `make book` first."""
 
+import gzip
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from functools import partial
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import axe_playwright_python
 import notebooks
 import pytest
 import yaml
@@ -19,34 +23,39 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = os.environ.get("HIMLIB_SCREENSHOTS")
+HOME = yaml.safe_load((ROOT / "_config.yml").read_text())["html"]["baseurl"]
 PAGES = re.findall(r"(?:file|root): ([\w/]+)", (ROOT / "book" / "_toc.yml").read_text())
+WRITTEN = [name for name in PAGES if name != "genindex"]  # which is made from the others
 # The theme raises these two itself; neither changes what a reader sees.
 KNOWN_ERRORS = ("THEBE_JS_URL' has already been declared", "reading 'classList'")
-INSPECT = """async () => {
-  await window.MathJax?.startup?.promise;
-  for (const image of document.images) image.loading = "eager";
-  await Promise.allSettled([...document.images].map(image => image.decode()));
-  const found = [], main = document.querySelector("main") ?? document.body;
-  for (const math of main.querySelectorAll(".math"))
-    if (!math.querySelector("mjx-container") || math.querySelector("mjx-merror"))
-      found.push(`math not rendered: ${math.textContent}`);
-  for (const image of main.querySelectorAll("img")) {
-    if (!image.naturalWidth) found.push(`image not loaded: ${image.src}`);
-    if (!image.alt || image.src.includes(image.alt)) found.push(`image without alt text: ${image.src}`);
-  }
-  const text = main.cloneNode(true);
-  text.querySelectorAll("pre, code, script, .math").forEach(node => node.remove());
-  const raw = text.textContent.match(/:::|```|\\{[\\w:-]+\\}`|\\$\\S/);
-  if (raw) found.push(`markup shown to the reader: ${raw[0]}`);
-  return found;
-}"""
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
+WIDTHS = (320, 390, 768, 1024, 1400, 1920)
+WEIGHT = 2_000_000  # bytes of a page with all that it loads, text compressed as GitHub Pages does
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="NOTICE: no Chromium, the site was not looked at")
 
 
+@lru_cache
+def compressed(path: str) -> bytes:
+    return gzip.compress(Path(path).read_bytes())
+
+
 class Handler(SimpleHTTPRequestHandler):
+    """A server that, like GitHub Pages, sends text compressed."""
+
     def log_message(self, *arguments):
         pass
+
+    def do_GET(self):
+        path = self.translate_path(self.path)
+        if not path.endswith((".html", ".css", ".js", ".svg")) or not Path(path).exists():
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(path))
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(compressed(path))))
+        self.end_headers()
+        self.wfile.write(compressed(path))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +92,29 @@ def browser():
         browser.close()
 
 
+@contextmanager
+def visit(browser):
+    """A new page with the checks of page.js, for a reader who comes for the first time."""
+    with browser.new_context(viewport={"width": 1400, "height": 1000}, reduced_motion="reduce") as context:
+        context.set_default_timeout(120_000)  # a busy machine is no fault of the page
+        context.add_init_script(path=Path(__file__).with_name("page.js"))
+        yield context.new_page()
+
+
+def set_scheme(page, scheme: str) -> list[str]:
+    page.emulate_media(media="screen", color_scheme=scheme)
+    try:
+        page.wait_for_function(
+            "theme => document.documentElement.dataset.theme == theme", arg=scheme, timeout=10_000
+        )
+    except TimeoutError:
+        return [f"not {scheme} for a reader who prefers {scheme}"]
+    return []
+
+
 def look(browser, address: str) -> list[str]:
-    """What is wrong with a page, light and dark, on a desktop and on a phone."""
-    found = []
+    """What is wrong with a page: content, weight and headings, on paper, in every width, light and dark."""
+    found, weights = [], []
     origin = re.match(r"\w+://[^/]*", address)[0]
 
     def request(route):
@@ -98,28 +127,53 @@ def look(browser, address: str) -> list[str]:
         if not any(known in text for known in KNOWN_ERRORS):
             found.append(f"console error: {text}")
 
-    with browser.new_context(viewport={"width": 1400, "height": 1000}, reduced_motion="reduce") as context:
-        page = context.new_page()
+    with visit(browser) as page:
         page.route("**", request)
+        page.on(
+            "response",
+            lambda answer: found.append(f"missing: {answer.url}") if answer.status == 404 else None,
+        )
         page.on("console", lambda message: error(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda exception: error(exception.message))
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        network.on("Network.loadingFinished", lambda event: weights.append(event["encodedDataLength"]))
         page.goto(address)
-        found += page.evaluate(INSPECT)
+        page.evaluate("check.settle()")
+        found += page.evaluate("[...check.content(), ...check.headings()]")
+        if origin.startswith("http") and sum(weights) > WEIGHT:  # a folder does not compress
+            found.append(f"too heavy: {sum(weights):,} bytes")
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 700, "height": 1000})
+        found += page.evaluate("check.print()")
+        page.emulate_media(media="screen")
+        page.evaluate("check.open()")
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 1000})
+            if (needed := page.evaluate("document.documentElement.scrollWidth")) > width:
+                found.append(f"overflows {width} pixels: {needed}")
         for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            try:
-                page.wait_for_function(
-                    "theme => document.documentElement.dataset.theme == theme", arg=scheme, timeout=2000
-                )
-            except TimeoutError:
-                found.append(f"not {scheme} for a reader who prefers {scheme}")
-            for width in (1400, 390):
+            found += set_scheme(page, scheme)
+            found += [f"{scheme}: {what}" for what in page.evaluate("check.contrast()")]
+            for width in (1400, 390) if SCREENSHOTS else ():
                 page.set_viewport_size({"width": width, "height": 1000})
-                if (needed := page.evaluate("document.documentElement.scrollWidth")) > width:
-                    found.append(f"overflows {width} pixels: {needed}")
-                if SCREENSHOTS:
-                    name = f"{Path(address).stem}-{scheme}-{width}.png"
-                    page.screenshot(path=Path(SCREENSHOTS) / name, full_page=True, animations="disabled")
+                name = f"{Path(address).stem}-{scheme}-{width}.png"
+                page.screenshot(path=Path(SCREENSHOTS) / name, full_page=True, animations="disabled")
+        page.set_viewport_size({"width": WIDTHS[-1], "height": 1000})
+        page.evaluate(AXE)
+        found += page.evaluate("check.accessibility()")
+    return found
+
+
+def walk(page, stops: int) -> list[str]:
+    """Go through a page with the tabulator key, and say where the reader would lose the way."""
+    found = []
+    for _ in range(stops):
+        page.keyboard.press("Tab")
+        complaints = page.evaluate("check.focus()")
+        if complaints is None:
+            break
+        found += complaints
     return found
 
 
@@ -128,17 +182,144 @@ def test_page(browser, site, page):
     assert look(browser, f"{site}/{page}.html") == []
 
 
-def test_site_works_from_a_folder(browser, site):
-    # Chromium refuses icon fonts there; the theme's drawn icons stand in.
-    found = look(browser, (SITE / "notation.html").as_uri())
-    assert [what for what in found if "console error" not in what] == []
+@pytest.fixture
+def reader(browser):
+    with visit(browser) as page:
+        yield page
 
 
-def test_search_finds_a_chapter(browser, site):
-    with browser.new_context() as context:
-        page = context.new_page()
-        page.goto(f"{site}/search.html?q=volterra")
-        page.locator("#search-results li a[href*='07_lotka_volterra']").first.wait_for(timeout=10_000)
+def press_until(page, selector: str, stops: int = 300):
+    """Press the tabulator key until the keyboard is where the selector says."""
+    for _ in range(stops):
+        page.keyboard.press("Tab")
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"the keyboard does not reach {selector}")
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("name", ["intro", "how_to_use", "01_implicit_models"])
+def test_keyboard_goes_through_a_page(reader, site, name, width):
+    reader.set_viewport_size({"width": width, "height": 1000})
+    reader.goto(f"{site}/{name}.html")
+    reader.evaluate("check.settle()")
+    assert walk(reader, 200) == []
+
+
+@pytest.mark.parametrize(
+    ("html", "complaint"),
+    [
+        ("<a href='#'>one</a> <a href='#'>two</a>", None),
+        ("<a href='#' style='outline: none'>one</a>", "focus not visible"),
+        ("<a href='#' style='position: absolute; left: -99px'>one</a>", "focus off the screen"),
+        ("<a href='#'>one</a> <a href='#' tabindex=1>two</a>", "focus jumps back"),
+    ],
+)
+def test_walk_notices(reader, serve, tmp_path, html, complaint):
+    style = "<style>:focus-visible { outline: 3px solid blue }</style>"
+    (tmp_path / "page.html").write_text(f"<!doctype html>{style}<p>{html}")
+    reader.goto(f"{serve(tmp_path)}/page.html")
+    found = walk(reader, 10)
+    assert (not found) if complaint is None else any(complaint in what for what in found), found
+
+
+def test_keyboard_operates_the_page(reader, site):
+    reader.goto(f"{site}/01_implicit_models.html")
+    reader.keyboard.press("Tab")
+    assert reader.evaluate("document.activeElement.textContent") == "Skip to main content"
+    reader.keyboard.press("Enter")
+    press_until(reader, "main *")  # the text, and not the list of chapters before it
+    press_until(reader, ".theme-switch-button")
+    schemes = set()
+    for _ in range(3):
+        reader.keyboard.press("Enter")
+        schemes.add(reader.evaluate("document.documentElement.dataset.mode"))
+    assert schemes == {"auto", "light", "dark"}
+    answer = reader.locator(".solution p:not(.admonition-title)").first
+    assert answer.evaluate("node => getComputedStyle(node).visibility") == "hidden"
+    press_until(reader, ".solution .toggle-button")
+    reader.keyboard.press("Enter")
+    assert answer.evaluate("node => getComputedStyle(node).visibility") == "visible"
+
+
+def search(page, query: str):
+    """Search as a reader without a mouse does."""
+    press_until(page, ".search-button__button")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.type == 'search'")
+    page.keyboard.type(query)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=*")
+    page.locator("#search-results li").first.wait_for()
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["served", "from a folder"])
+def test_search(reader, site, served):
+    reader.goto(f"{site if served else SITE.as_uri()}/intro.html")
+    search(reader, "hinge loss")
+    result = reader.locator("#search-results li a[href*='04_density_ratios']").first
+    result.click()
+    reader.wait_for_load_state()
+    assert "Density-ratio" in reader.title()
+    assert "hinge loss" in reader.locator("main").inner_text()
+    with pytest.raises(AssertionError):
+        press_until(reader, "#no-such-button", stops=5)
+
+
+def test_site_works_from_a_folder(browser, reader, site):
+    # Search reads the pages for its excerpts, which Chromium refuses there; the results are the same.
+    assert look(browser, (SITE / "01_implicit_models.html").as_uri()) == []
+    reader.goto((SITE / "index.html").as_uri())
+    reader.locator(".bd-sidebar-primary a[href='01_implicit_models.html']").click()
+    reader.wait_for_url("**/01_implicit_models.html")
+
+
+def previews(html: str, address: str) -> list[str]:
+    """What is missing of the lines that search engines and link previews show of a page."""
+    tags = dict(re.findall(r'<meta (?:property|name)="([\w:]+)" content="([^"]*)"', html))
+    image = tags.get("og:image", "").removeprefix(HOME)
+    wanted = {
+        "title": bool(tags.get("og:title")),
+        "address": tags.get("og:url") == f"{HOME}{address}",
+        "description": 20 <= len(tags.get("og:description", "")) <= 300
+        and "\\" not in tags["og:description"]
+        and tags.get("description") == tags["og:description"],
+        "image": image.startswith("_images/") and (SITE / image).exists() and bool(tags.get("og:image:alt")),
+    }
+    return [what for what, good in wanted.items() if not good]
+
+
+def test_previews(site):
+    for name in WRITTEN:
+        assert previews((SITE / f"{name}.html").read_text(), f"{name}.html") == []
+    assert (SITE / "index.html").read_text() == (SITE / "intro.html").read_text()
+    assert previews("<meta>", "intro.html") == ["title", "address", "description", "image"]
+    good = (SITE / "intro.html").read_text()
+    assert previews(good, "other.html") == ["address"]
+    assert previews(good.replace("_images/", "_missing/"), "intro.html") == ["image"]
+    assert previews(good.replace('og:description" content="', "\\g<0>\\beta "), "intro.html") == [
+        "description"
+    ]
+
+
+def test_sitemap_lists_the_pages(site):
+    listed = re.findall("<loc>(.*?)</loc>", (SITE / "sitemap.xml").read_text())
+    assert sorted(listed) == sorted(f"{HOME}{name}.html" for name in WRITTEN)
+
+
+def test_lost_reader_is_led_home(browser, reader, site, serve, tmp_path):
+    """GitHub Pages shows 404.html at the address that was asked for, however deep."""
+    home = urlsplit(HOME).path.strip("/")
+    (tmp_path / home).symlink_to(SITE)
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    for name in ("404", "intro"):
+        shutil.copy(SITE / f"{name}.html", tmp_path / "elsewhere" / "deep")
+    origin = serve(tmp_path)
+    assert look(browser, f"{origin}/elsewhere/deep/404.html") == []
+    assert any("missing" in what for what in look(browser, f"{origin}/elsewhere/deep/intro.html"))
+    reader.goto(f"{origin}/elsewhere/deep/404.html")
+    reader.locator("main a", has_text="front page").click()
+    reader.wait_for_url(f"**/{home}/intro.html")
 
 
 def launches(page: str, name: str) -> bool:
@@ -177,7 +358,7 @@ def test_template_makes_a_good_page(browser, serve, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("html", "complaint"),
     [
-        ("<p>nothing wrong</p>", None),
+        ("<h1>nothing</h1><h2>wrong</h2>", None),
         ("<div style='width: 600px'>wide</div>", "overflows 390"),
         ("<img alt='a plot' src='http://192.0.2.1/plot.png'>", "request leaves"),
         ("<script>console.error('broken')</script>", "console error: broken"),
@@ -187,6 +368,17 @@ def test_template_makes_a_good_page(browser, serve, tmp_path, monkeypatch):
         ("<span class='math'>\\(x\\)</span>", "math not rendered"),
         ("<p>See {cite}`tran2017`.</p>", "markup shown"),
         ("<script>document.documentElement.dataset.theme = 'light'</script>", "not dark"),
+        ("<h3>below nothing</h3>", "headings out of order"),
+        ("<h1>one</h1><h1>two</h1>", "headings out of order"),
+        ("<p style='color: #888'>pale</p>", "contrast 3.54"),
+        ("<p style='color: #00000088'>pale</p>", "contrast 4.48"),
+        ("<div style='background: #222'><p style='opacity: 0.9'>black</p></div>", "contrast 1."),
+        ("<link rel='stylesheet' href='heavy.css'>", "too heavy"),
+        ("<nav>everywhere</nav>", "printed"),
+        ("<div class='toggle-hidden'><p style='visibility: hidden'>42</p></div>", "solution closed"),
+        ("<figure>two halves</figure>", "figure split"),
+        (f"<pre style='overflow: auto; width: 300px'>{'code ' * 99}</pre>", "code cut"),
+        ("<button></button>", "button-name"),
     ],
 )
 def test_look_notices(browser, serve, tmp_path, html, complaint):
@@ -198,8 +390,11 @@ def test_look_notices(browser, serve, tmp_path, html, complaint):
     if complaint == "not dark":
         theme = ""
     (tmp_path / "dot.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>")
+    (tmp_path / "heavy.css").write_text(f"/* {os.urandom(WEIGHT).hex()} */")
+    title = "" if "<h" in html else "<h1>title</h1>"
     (tmp_path / "page.html").write_text(
-        f"<!doctype html><link rel='icon' href='dot.svg'>{theme}<main>{html}</main>"
+        f"<!doctype html><html lang=en><title>page</title><link rel='icon' href='dot.svg'>{theme}"
+        f"<main>{title}{html}</main>"
     )
     found = look(browser, f"{serve(tmp_path)}/page.html")
     assert (not found) if complaint is None else any(complaint in what for what in found), found

@@ -1,0 +1,105 @@
+"""Draw the map of the chapters, figures/chapter_map.svg, from their headers: python book/chapter_map.py."""
+
+import html
+import re
+import textwrap
+
+import yaml
+from notebooks import BOOK, chapter_file, read
+
+TARGET = BOOK / "figures" / "chapter_map.svg"
+WIDTH, ROW, LINE, TITLES = 360, 30, 52, 66  # the line of dots and the titles, from the left
+COLORS = {"Front": "#777777", "I": "#0072B2", "II": "#009E73", "III": "#D55E00"}  # as in himlib.plotting
+LIT = "stroke: #D55E00; stroke-width: 3;"
+STYLE = """
+.map { display: block; width: 100%; max-width: 27rem; height: auto; margin: 1rem 0; }
+.map text { font: 13px sans-serif; fill: var(--pst-color-text-base, #222); }
+.map .part { font-weight: bold; font-size: 12px; fill: var(--pst-color-text-muted, #595959); }
+.map path { fill: none; stroke: var(--pst-color-text-muted, #767676); stroke-width: 1.6; }
+.map a { text-decoration: none; }
+.map a:is(:hover, :focus-visible) text { text-decoration: underline; }
+"""
+
+
+def chapters() -> dict[str, tuple[str, str, list[str]]]:
+    """Return part, title and prerequisites of each chapter, in the book's order."""
+    found = {}
+    for part in yaml.safe_load((BOOK / "_toc.yml").read_text())["parts"]:
+        for name in (page["file"] for page in part["chapters"]):
+            path = chapter_file(name)
+            if not re.match(r"\d\d_", name):
+                continue
+            if path.suffix == ".md":
+                title, needs = re.search(r"^# (.+?)(?: \(planned\))?$", path.read_text(), re.M)[1], []
+            else:
+                header = read(path).metadata["himlib"]
+                title, needs = header["title"], header["prerequisites"]
+            found[name] = part["caption"], title, [need for need in needs if re.match(r"\d\d_", need)]
+    return found
+
+
+def ancestors(needs: dict[str, list[str]], name: str) -> set[str]:
+    """Return all that a chapter needs, and what that needs."""
+    return {other for need in needs[name] for other in (need, *ancestors(needs, need))}
+
+
+def lines(needs: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Return the pairs to join: not what one needs anyway, for another of the chapter's prerequisites."""
+    return [
+        (need, name)
+        for name in needs
+        for need in needs[name]
+        if not any(need in ancestors(needs, other) for other in needs[name])
+    ]
+
+
+def svg() -> str:
+    book = chapters()
+    needs = {name: needed for name, (_, _, needed) in book.items()}
+    places, body, y, last = {}, [], 4, None
+    for name, (part, title, _) in book.items():
+        if part != last:
+            body.append(f'<text class="part" x="{TITLES}" y="{y + 18}">{html.escape(part)}</text>')
+            y, last = y + ROW, part
+        text = [html.escape(line) for line in textwrap.wrap(f"{int(name[:2])} {title}", 44)]
+        places[name] = middle = y + 9
+        y += ROW + 15 * (len(text) - 1)
+        color = COLORS[part.split(":")[0]]
+        body += [
+            f'<a id="map-{name[:2]}" href="{name}.html">',
+            f'<circle cx="{LINE}" cy="{middle}" r="6" fill="{color}"/>',
+            f'<text x="{TITLES}" y="{middle + 5}">'
+            + f'<tspan x="{TITLES}" dy="15">'.join(text)
+            + "</tspan>" * (len(text) - 1)
+            + "</text></a>",
+        ]
+    arcs, style = [], STYLE
+    for need, name in lines(needs):
+        above, below = places[need], places[name]
+        side = LINE - min(6 + 0.3 * (below - above - ROW), 68) if below - above > 2 * ROW else LINE
+        curve = f"M{LINE} {above}C{side:g} {above} {side:g} {below} {LINE} {below}"
+        arcs.append(f'<path class="to-{name[:2]}" d="{curve}"/>')
+    for name in book:  # a chapter that is pointed at lights up all that leads to it
+        way = ", ".join(f".to-{other[:2]}" for other in sorted({name, *ancestors(needs, name)}))
+        style += f".map:has(#map-{name[:2]}:is(:hover, :focus-visible)) :is({way}) {{ {LIT} }}\n"
+    description = " ".join(
+        f"{book[name][1]} needs {' and '.join(book[need][1] for need in needed)}."
+        for name, needed in needs.items()
+        if needed
+    )
+    return "\n".join(
+        [
+            f'<svg class="map" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="group" '
+            'aria-labelledby="map-title map-text">',
+            '<title id="map-title">The chapters and what each builds on</title>',
+            f'<desc id="map-text">{html.escape(description)}</desc>',
+            f"<style>{style}</style>",
+            *arcs,
+            *body,
+            "</svg>\n",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    TARGET.write_text(svg())

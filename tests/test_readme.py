@@ -1,0 +1,31 @@
+"""The README's example runs as it stands, and finds what the README says and what is exact."""
+
+import re
+
+import numpyro.distributions as dist
+from notebooks import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_example(capsys):
+    code = re.search(r"```python\n(.+?)```", README, re.S)[1]
+    lines = [line for line in code.split("\n\n", 1)[1].splitlines() if line.strip()]
+    assert len(lines) == 10, "ten lines, imports aside"
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    years, rate = names["years"], names["rate"]
+    exact = dist.Gamma(2.0 + years.sum(), 2.0 + years.size)
+    sd = exact.variance**0.5
+    assert abs(rate.mean() - exact.mean) < 0.5 * sd
+    assert 0.85 < rate.std() / sd < 1.2
+    assert "q has come to rest" in capsys.readouterr().out
+    (mean, spread), (exact_mean, exact_sd) = (
+        map(float, pair) for pair in re.findall(r"(\d\.\d+) ± (\d\.\d+)", README)
+    )
+    assert abs(rate.mean() - mean) < 0.03 and abs(rate.std() - spread) < 0.01
+    assert (f"{exact.mean:.3f}", f"{sd:.3f}") == (f"{exact_mean:.3f}", f"{exact_sd:.3f}")
+
+
+def test_one_screen():
+    assert len(README.splitlines()) <= 75
