@@ -42,7 +42,7 @@ def environment(folder: Path, *packages: str) -> Path:
     """Make a virtual environment with these packages, and return its Python."""
     call(sys.executable, "-m", "venv", folder)
     python = folder / "bin" / "python"
-    call(python, "-m", "pip", "install", "--quiet", *packages)
+    call(python, "-m", "pip", "install", "--quiet", "--upgrade", "pip", *packages)
     return python
 
 
