@@ -112,7 +112,7 @@ def set_scheme(page, scheme: str) -> list[str]:
     return []
 
 
-def look(browser, address: str) -> list[str]:
+def look(browser, address: str, pictures: str | None = None) -> list[str]:
     """What is wrong with a page: content, weight and headings, on paper, in every width, light and dark."""
     found, weights = [], []
     origin = re.match(r"\w+://[^/]*", address)[0]
@@ -155,10 +155,10 @@ def look(browser, address: str) -> list[str]:
         for scheme in ("light", "dark"):
             found += set_scheme(page, scheme)
             found += [f"{scheme}: {what}" for what in page.evaluate("check.contrast()")]
-            for width in (1400, 390) if SCREENSHOTS else ():
+            for width in (1400, 390) if pictures else ():
                 page.set_viewport_size({"width": width, "height": 1000})
                 name = f"{Path(address).stem}-{scheme}-{width}.png"
-                page.screenshot(path=Path(SCREENSHOTS) / name, full_page=True, animations="disabled")
+                page.screenshot(path=Path(pictures) / name, full_page=True, animations="disabled")
         page.set_viewport_size({"width": WIDTHS[-1], "height": 1000})
         page.evaluate(AXE)
         found += page.evaluate("check.accessibility()")
@@ -179,7 +179,7 @@ def walk(page, stops: int) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page(browser, site, page):
-    assert look(browser, f"{site}/{page}.html") == []
+    assert look(browser, f"{site}/{page}.html", SCREENSHOTS) == []
 
 
 @pytest.fixture
