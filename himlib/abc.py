@@ -296,7 +296,7 @@ def smc(
                 epsilon = next(iter(schedule[len(generations) :]), None)
             covariance = np.atleast_2d(np.cov(u.T, aweights=weights))
             factor = np.linalg.cholesky(2 * covariance + 1e-10 * np.trace(covariance) * np.eye(space.size))
-            population = jax.tree.map(u.dtype.type, (u, factor, np.cumsum(weights)))
+            population = tuple(np.asarray(part, u.dtype) for part in (u, factor, np.cumsum(weights)))
     except KeyboardInterrupt:
         if not kept:
             raise

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from himlib.algorithm import Data
-from himlib.checks import check_counts, check_data, check_model, check_shapes
+from himlib.checks import check_counts, check_data, check_model, check_shapes, noted
 from himlib.families import Space
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key, normal
@@ -377,7 +377,8 @@ def check_problem(model, data, summary):
     check_shapes(model, data)
     if not callable(summary):
         raise TypeError(f"summary: expected a function of Data, got {type(summary).__name__}.")
-    made = jax.eval_shape(summary, data)
+    with noted("Raised in summary(data), which gets all of Data: data.x.mean() is one."):
+        made = jax.eval_shape(summary, data)
     if len(getattr(made, "shape", (0, 0))) > 1:
         got = f"shape {made.shape}" if hasattr(made, "shape") else type(made).__name__
         raise ValueError(f"summary: expected a number or a vector for a whole data set, got {got}.")

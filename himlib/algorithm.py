@@ -112,6 +112,8 @@ class Algorithm(NamedTuple):
         ``elbo(key, state, data) -> scalar``: the objective over all data, in nats, up to a constant.
     log_ratio
         ``log_ratio(state, x, z, beta, covariate) -> r`` for one datum.
+    centered
+        Whether the gradient for q(beta) is that of r less its mean under the model.
 
     Examples
     --------
@@ -127,3 +129,4 @@ class Algorithm(NamedTuple):
     sample_local: Callable
     elbo: Callable
     log_ratio: Callable
+    centered: bool = False

@@ -1,5 +1,7 @@
 """What can be refused before a run starts: what was expected, what came, the likely cause."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -7,9 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from himlib.algorithm import State
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
+
+
+@contextmanager
+def noted(text: str) -> Iterator[None]:
+    """Add to an error in a user's function how that function is called.
+
+    Examples
+    --------
+    >>> with noted("In simulate(key, beta, covariate)."):
+    ...     raise ValueError("shapes")
+    Traceback (most recent call last):
+    ValueError: shapes
+    In simulate(key, beta, covariate).
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(text)
+        raise
 
 
 def check_model(model: Any) -> None:
@@ -63,9 +85,11 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
             "the implicit family as local."
         )
     if not isinstance(posterior, MeanFieldNormal | FullRankNormal | PointMass):
+        got = type(posterior).__name__
+        if isinstance(posterior, type):
+            got = f"the class {posterior.__name__}; likely cause: missing ()"
         raise TypeError(
-            "posterior: expected an instance of MeanFieldNormal, FullRankNormal or PointMass, got "
-            f"{getattr(posterior, '__name__', type(posterior).__name__)}."
+            f"posterior: expected an instance of MeanFieldNormal, FullRankNormal or PointMass, got {got}."
         )
     if not isinstance(ratio, Network):
         raise TypeError(
@@ -127,7 +151,7 @@ def check_counts(**counts: Any) -> None:
     ValueError: rounds: expected a positive integer, got 0.
     """
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
 
 
@@ -145,7 +169,7 @@ def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_sample
     check_counts(ratio_steps=ratio_steps, posterior_samples=posterior_samples)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
-    if not isinstance(ratio_batch, int) or ratio_batch < 2 or ratio_batch % 2:
+    if not isinstance(ratio_batch, int | np.integer) or ratio_batch < 2 or ratio_batch % 2:
         raise ValueError(f"ratio_batch: expected an even positive integer, got {ratio_batch!r}.")
 
 
@@ -164,7 +188,8 @@ def check_data(data: Any, batch_size: int | None) -> None:
         raise TypeError(f"data: expected Data(x, covariate), got {type(data).__name__}.")
     leaves = jax.tree.leaves(data)
     if not leaves or any(jnp.ndim(leaf) == 0 for leaf in leaves):
-        raise ValueError("data: expected arrays with a leading axis of N observations.")
+        got = "; got a list, see jnp.asarray" if isinstance(data.x, list) else ""
+        raise ValueError(f"data: expected arrays with a leading axis of N observations{got}.")
     sizes = {len(leaf) for leaf in leaves}
     if len(sizes) > 1:
         raise ValueError(f"data: x and covariate differ in their leading axes, {sorted(sizes)}.")
@@ -216,9 +241,13 @@ def check_shapes(model: HierarchicalImplicitModel, data: Any) -> Any:
         beta = model.sample_prior(key, (jax.tree.leaves(data)[0].shape[0],))
         return model.simulate_batch(key, beta, covariate)
 
-    made = jax.eval_shape(simulate, jax.random.key(0), data.covariate)
+    call = "simulate(key" if model.generate is None else "generate(noise"
+    given = "Data has no covariate" if data.covariate is None else "with its row of Data's covariate"
+    with noted(f"Raised in {call}, beta, covariate), called for ONE datum under jax.vmap; {given}."):
+        made = jax.eval_shape(simulate, jax.random.key(0), data.covariate)
     if not isinstance(made, tuple) or len(made) != 2:
-        raise TypeError(f"simulator: expected a pair (z, x), got {type(made).__name__}.")
+        got = "an array; return (None, x)" if hasattr(made, "shape") else type(made).__name__
+        raise TypeError(f"simulator: expected a pair (z, x), got {got}.")
     z, x = made
     if jax.tree.structure(x) != jax.tree.structure(data.x):
         raise ValueError(
@@ -228,12 +257,56 @@ def check_shapes(model: HierarchicalImplicitModel, data: Any) -> Any:
     for made, seen in zip(jax.tree.leaves(x), jax.tree.leaves(data.x), strict=True):
         dtype = jax.dtypes.canonicalize_dtype(seen.dtype)  # what JAX makes of NumPy's double precision
         if made.shape[1:] != seen.shape[1:] or made.dtype != dtype:
+            whole = jnp.issubdtype(dtype, jnp.integer) and jnp.issubdtype(made.dtype, jnp.floating)
             raise ValueError(
                 f"simulator: gives x of shape {made.shape[1:]} and {made.dtype}, "
                 f"the data have {seen.shape[1:]} and {dtype}"
+                + ("; likely cause: whole numbers, see data.x.astype(float)" if whole else "")
                 + ("." if z is None else "; is the order (z, x)?")
             )
     return z
+
+
+def check_noise(model: HierarchicalImplicitModel, data: Any) -> None:
+    """Refuse a simulator whose x does not depend on its key or noise, such as one that draws by NumPy.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpyro.distributions as dist
+    >>> from himlib.algorithm import Data
+    >>> model = HierarchicalImplicitModel(dist.Normal(0, 1),
+    ...     simulate=lambda key, beta, covariate: (None, beta + np.random.normal()))
+    >>> check_noise(model, Data(jnp.zeros(3)))
+    Traceback (most recent call last):
+    ValueError: simulator: x does not depend on key: draw from it (NumPy draws once, when JAX compiles).
+    """
+
+    def simulate(keys, covariate):
+        beta = model.sample_prior(keys[0], (jax.tree.leaves(data)[0].shape[0],))
+        # JAX refuses out_axes=None for an output that depends on what it maps over: here the keys alone.
+        return jax.vmap(lambda key: model.simulate_batch(key, beta, covariate)[1], out_axes=None)(keys)
+
+    try:
+        jax.eval_shape(simulate, jax.random.split(jax.random.key(0)), data.covariate)
+    except ValueError:
+        return
+    name = "key" if model.generate is None else "noise"
+    raise ValueError(
+        f"simulator: x does not depend on {name}: draw from it (NumPy draws once, when JAX compiles)."
+    )
+
+
+def check_state(state: Any) -> None:
+    """Refuse what is no state, such as the whole result of a run.
+
+    Examples
+    --------
+    >>> check_state(None)
+    Traceback (most recent call last):
+    TypeError: state: expected a State, such as result.state, got NoneType.
+    """
+    if not isinstance(state, State):
+        raise TypeError(f"state: expected a State, such as result.state, got {type(state).__name__}.")
 
 
 def check_shape(name: str, value: jax.Array | None, *shapes: tuple[int, ...]) -> jax.Array:

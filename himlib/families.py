@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -229,11 +230,17 @@ class ImplicitConditional:
     shape
         Shape of one datum's z.
     noise_size
-        Number of standard normals injected.
+        Number of standard normals injected: as many as z has dimensions, or q would have no density and
+        the log ratio no bound; by default one more.
     hidden
         Widths of the hidden layers.
     activation
         Between hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer normals than z has dimensions; in ``init``, if z has another shape.
 
     Examples
     --------
@@ -246,13 +253,19 @@ class ImplicitConditional:
     """
 
     shape: tuple[int, ...] = ()
-    noise_size: int = 1
+    noise_size: int | None = None
     hidden: Sequence[int] = (32, 32)
     activation: Callable = jax.nn.squareplus
 
     def __post_init__(self):
-        if not isinstance(self.noise_size, int) or self.noise_size < 1:
-            raise ValueError(f"noise_size: expected a positive integer, got {self.noise_size!r}.")
+        least = math.prod(self.shape)
+        if self.noise_size is None:
+            object.__setattr__(self, "noise_size", least + 1)  # the class is frozen
+        if not isinstance(self.noise_size, int | np.integer) or self.noise_size < least:
+            raise ValueError(
+                f"noise_size: expected an integer of at least {least}, one for each dimension of z (with "
+                f"fewer q has no density), got {self.noise_size!r}."
+            )
         check_hidden(self.hidden)
 
     @property

@@ -21,11 +21,14 @@ from himlib.algorithm import Algorithm, Data, Info, State
 from himlib.checks import (
     check_data,
     check_finite,
+    check_noise,
     check_optimizers,
     check_options,
     check_ratio,
     check_simulated,
     check_sizes,
+    check_state,
+    noted,
 )
 from himlib.families import Frame, PointMass, Space
 from himlib.losses import RatioLoss, get_loss
@@ -126,7 +129,8 @@ def lfvi(
     TypeError
         If an argument is of the wrong kind, such as an implicit family (no density) for q(beta).
     ValueError
-        If an option is unknown or out of range; in ``init``, if data and simulator do not agree.
+        If an option is unknown or out of range; in ``init``, if data and simulator do not agree, or x
+        depends on neither key nor noise.
 
     Notes
     -----
@@ -264,6 +268,7 @@ def lfvi(
         return value
 
     def elbo(key, state, data):
+        check_state(state)
         return estimate(jax.random.split(check_key(key), 3), state.posterior, state, data, 1.0)
 
     def posterior_step(keys, state, data):
@@ -320,7 +325,8 @@ def lfvi(
         leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(batch)]
         finite = jnp.stack([jnp.isfinite(leaf).mean() for leaf in leaves]).min()
         centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * ratio_batch, *leaf.shape)), middle)
-        params = ratio.init(k_ratio, *batch, centers)
+        with noted("Raised in the ratio network, a function of one datum's (x, z, beta, covariate, center)."):
+            params = ratio.init(k_ratio, *batch, centers)
         check_ratio(jax.eval_shape(apply_ratio, params, *batch, middle).shape)
         state = state._replace(
             ratio=params,
@@ -342,6 +348,7 @@ def lfvi(
         k_local, k_restart = jax.random.split(check_key(key))
         check_data(data, batch_size)
         check_simulated(model, data, local)
+        check_noise(model, data)
         params = {"beta": posterior.init(space.size)}
         if local is not None:
             params["z"] = start_local(k_local, data)
@@ -351,6 +358,7 @@ def lfvi(
         return state
 
     def moments(state):
+        check_state(state)
         location, scale = posterior.moments(state.posterior["beta"])
         return jnp.stack([state.frame.location + state.frame.scale * location, state.frame.scale * scale])
 
@@ -364,15 +372,18 @@ def lfvi(
         return restart(check_key(key), state, data)[0]
 
     def sample_beta(key, state, size):
+        check_state(state)
         v = posterior.sample(state.posterior["beta"], check_key(key), size)
         return jax.vmap(space.constrain)(state.frame.location + state.frame.scale * v)
 
     def sample_local(key, state, beta, data):
+        check_state(state)
         size = jax.tree.leaves(data)[0].shape[0]
         betas = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), beta)
         return sample_z(state.posterior, check_key(key), data.x, betas, data.covariate)
 
     def log_ratio(state, x, z, beta, covariate=None):
+        check_state(state)
         return log_ratio_of(ratio.apply(state.ratio, x, z, beta, covariate, center(state)))
 
-    return Algorithm(init, step, refine, moments, sample_beta, sample_local, elbo, log_ratio)
+    return Algorithm(init, step, refine, moments, sample_beta, sample_local, elbo, log_ratio, center_score)

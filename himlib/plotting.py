@@ -107,6 +107,7 @@ def moving_picture(figures: Iterable[Figure], milliseconds: int = 700, colors: i
     for figure in figures:
         figure.canvas.draw()
         frames.append(Pixels.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
+        figure.clear()  # its parts hold one another, and a closed figure would stay in memory for long
         plt.close(figure)
     some = frames[:: -(-len(frames) // 6)] + frames[-1:]
     palette = Pixels.fromarray(np.concatenate([np.asarray(frame) for frame in some])).quantize(colors)

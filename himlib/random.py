@@ -39,10 +39,10 @@ def check_key(key: jax.Array) -> jax.Array:
     dtype = getattr(key, "dtype", None)
     if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         got = type(key).__name__ if dtype is None else f"an array of {dtype}"
-        raise TypeError(
-            f"key: expected jax.random.key(seed), got {got}; "
-            "likely cause: an old-style key, made by jax.random.PRNGKey(seed)."
-        )
+        if dtype == "uint32":
+            got += "; likely cause: an old-style key, made by jax.random.PRNGKey(seed)"
+        seed = key if isinstance(key, int) else "seed"
+        raise TypeError(f"key: expected jax.random.key({seed}), got {got}.")
     return key
 
 

@@ -31,7 +31,7 @@ class Outcome(Enum):
     'SATURATED'
     """
 
-    CONVERGED = "q has come to rest."
+    CONVERGED = "q has come to rest. Whether in the right place, himlib.verdict.verdict asks."
     DRIFTING = (
         "q was still moving: over the last tenth of the last round its mean moved by more than half an "
         "sd. Take more steps, or decay the learning rate."

@@ -226,9 +226,10 @@ def batches(shape, size=64):
     return z, x, rng.normal(size=(size, 3)).astype("float32"), rng.normal(size=size).astype("float32")
 
 
-@pytest.mark.parametrize("shape", [(), (2,), (2, 3)], ids=str)
-def test_implicit_family_gives_one_z_for_each_row(shape):
-    family = ImplicitConditional(shape, noise_size=2, hidden=(8,))
+@pytest.mark.parametrize(("shape", "size"), [((), 2), ((2,), 3), ((2, 3), 7)], ids=str)
+def test_implicit_family_gives_one_z_for_each_row(shape, size):
+    family = ImplicitConditional(shape, hidden=(8,))
+    assert family.noise_size == size  # one more than z has dimensions
     z, *rest = batches(shape)
     params = jax.jit(family.init)(KEY, z, *rest)
     sample = jax.jit(family.sample)
@@ -237,6 +238,17 @@ def test_implicit_family_gives_one_z_for_each_row(shape):
     np.testing.assert_array_equal(draws, sample(params, KEY, *rest))
     assert np.all(np.asarray(draws) != np.asarray(sample(params, jax.random.key(1), *rest)))
     assert len(np.unique(draws)) == draws.size
+
+
+def test_implicit_family_fills_all_dimensions_of_z():
+    # A slope of full rank in the noise is what gives z a density; with one normal less there is none.
+    family = ImplicitConditional((2,), noise_size=2, hidden=(8,))
+    z, *rest = batches((2,))
+    params = jax.jit(family.init)(KEY, z, *rest)
+    row = jax.tree.map(lambda leaf: leaf[0], rest)
+    slope = jax.jacobian(lambda noise: family.network.apply(params["network"], noise, *row))(jnp.ones(2))
+    assert np.linalg.svd(slope, compute_uv=False).min() > 1e-3
+    assert np.linalg.matrix_rank(slope[:, :1]) == 1
 
 
 def test_implicit_family_is_scaled_by_the_moments_of_z():

@@ -1,7 +1,9 @@
 """Moving pictures: the file, and on a page the button that stops it and the slider that steps through it."""
 
+import gc
 import io
 import threading
+import weakref
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -50,17 +52,20 @@ def test_file_begins_with_its_last_figure(data):
     assert picture.info["loop"] == 0 and len(data) < 5_000
 
 
-def test_figures_are_closed_as_they_come():
+def test_figures_are_closed_and_emptied_as_they_come():
     open_before = len(plt.get_fignums())
-    seen = []
+    seen, parts = [], []
 
     def counted():
         for figure in bars():
             seen.append(len(plt.get_fignums()) - open_before)
+            parts.append(weakref.ref(figure.axes[0].plot([0, 1])[0]))
+            gc.collect()  # what survives is old, and the next collections of young objects pass it over
             yield figure
 
     moving_picture(counted())
     assert seen == [1] * FRAMES and len(plt.get_fignums()) == open_before
+    assert not any(part() for part in parts)
 
 
 @pytest.mark.parametrize("frames", [1, 2])

@@ -223,11 +223,20 @@ def test_check_key_returns_typed_keys(key):
     assert check_key(key) is key
 
 
-@pytest.mark.parametrize("key", [0, None, jnp.zeros(2, jnp.uint32), np.zeros(2), "key"])
-def test_check_key_refuses_all_else(key):
-    with pytest.raises(TypeError, match=r"expected jax\.random\.key\(seed\), got .*PRNGKey"):
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (7, r"expected jax\.random\.key\(7\), got int\.$"),
+        (None, r"expected jax\.random\.key\(seed\), got NoneType\.$"),
+        (jnp.zeros(2, jnp.uint32), r"got an array of uint32; likely cause: an old-style key, .*PRNGKey"),
+        (np.zeros(2), r"got an array of float64\.$"),
+        ("key", r"got str\.$"),
+    ],
+)
+def test_check_key_refuses_all_else(key, message):
+    with pytest.raises(TypeError, match=message):
         check_key(key)
-    with pytest.raises(TypeError, match=r"expected jax\.random\.key\(seed\), got .*PRNGKey"):
+    with pytest.raises(TypeError, match=message):
         normal(key, (2,))
 
 

@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 
+from himlib.abc import rejection
 from himlib.algorithm import Data
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass, Space
 from himlib.lfvi import lfvi
@@ -15,7 +16,7 @@ from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network, ratio_network
 from himlib.random import normal
 from himlib.simulators.conjugate import ConjugateGaussian
-from himlib.training import fit
+from himlib.training import Result, fit
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY, OLD_KEY = jax.random.key(0), jax.random.PRNGKey(0)
@@ -40,6 +41,10 @@ def start(data=DATA, key=KEY, **options):
     return build(**options).init(key, data)
 
 
+def drawing(simulate, data=DATA):
+    return start(data, model=HierarchicalImplicitModel(PRIOR, simulate=simulate))
+
+
 def simulating(result, data=DATA, **options):
     """Start with a simulator that makes this of one datum's noise and beta."""
     return start(data, model=model(lambda noise, beta, covariate: result(noise, beta)), **options)
@@ -47,6 +52,9 @@ def simulating(result, data=DATA, **options):
 
 ALGORITHM = build()
 PARAMS = MeanFieldNormal().init(1)
+
+
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +149,7 @@ CALLS = {
     "posterior: a class": (
         lambda: build(posterior=FullRankNormal),
         TypeError,
-        "an instance of .* got FullRankNormal",
+        "an instance of .* got the class FullRankNormal; likely cause: missing \\(\\)",
     ),
     "posterior: a distribution": (
         lambda: build(posterior=PRIOR),
@@ -250,7 +258,7 @@ CALLS = {
     "data: a list": (
         lambda: start(Data([1.0, 2.0])),
         ValueError,
-        "data: expected arrays with a leading axis",
+        "data: expected arrays with a leading axis .* got a list, see jnp.asarray",
     ),
     "data: nothing": (lambda: start(Data(None)), ValueError, "data: expected arrays with a leading axis"),
     "data: empty": (lambda: start(Data(jnp.zeros(0))), ValueError, "data: no observations"),
@@ -284,22 +292,57 @@ CALLS = {
     "data: counts": (
         lambda: start(Data(jnp.arange(6))),
         ValueError,
-        "float32, the data have \\(\\) and int32",
+        "float32, the data have \\(\\) and int32; likely cause: .* data.x.astype\\(float\\)",
     ),
     "simulator: x alone": (
         lambda: simulating(lambda noise, beta: beta),
         TypeError,
-        "expected a pair \\(z, x\\), got",
+        "expected a pair \\(z, x\\), got an array; return \\(None, x\\)",
     ),
     "simulator: x alone, two data": (
         lambda: simulating(lambda noise, beta: beta, Data(X[:2])),
         TypeError,
-        "expected a pair \\(z, x\\), got",
+        "expected a pair \\(z, x\\), got an array",
     ),
     "simulator: three values": (
         lambda: simulating(lambda noise, beta: (None, beta, beta)),
         TypeError,
-        "expected a pair \\(z, x\\), got",
+        "expected a pair \\(z, x\\), got tuple",
+    ),
+    "simulator: drawn by NumPy": (
+        lambda: drawing(lambda key, beta, covariate: (None, beta + np.float32(RNG.normal()))),
+        ValueError,
+        "x does not depend on key: draw from it \\(NumPy draws once",
+    ),
+    "simulator: without noise": (
+        lambda: drawing(lambda key, beta, covariate: (None, beta)),
+        ValueError,
+        "x does not depend on key",
+    ),
+    "simulator: noise in z alone": (
+        lambda: simulating(lambda noise, beta: (noise, jnp.sin(beta)), local=ImplicitConditional()),
+        ValueError,
+        "x does not depend on noise",
+    ),
+    "simulator: two arguments": (
+        lambda: drawing(lambda key, beta: (None, beta)),
+        TypeError,
+        "(?s)positional arguments .*Raised in simulate\\(key, beta, covariate\\), called for ONE datum",
+    ),
+    "simulator: a covariate forgotten": (
+        lambda: drawing(lambda key, beta, covariate: (None, beta * covariate)),
+        TypeError,
+        "(?s)NoneType.*Raised in simulate.* Data has no covariate",
+    ),
+    "simulator: float": (
+        lambda: simulating(lambda noise, beta: (None, float(beta) + noise)),
+        TypeError,
+        "(?s)Raised in generate\\(noise, beta, covariate\\), called for ONE datum under jax.vmap",
+    ),
+    "simulator: for a batch": (
+        lambda: drawing(lambda key, beta, c: (None, beta[:, None] * c), Data(X, X)),
+        IndexError,
+        "(?s)Raised in simulate.* ONE datum under jax.vmap; with its row of Data's covariate",
     ),
     "simulator: (x, None)": (
         lambda: simulating(lambda noise, beta: (beta, None)),
@@ -314,12 +357,12 @@ CALLS = {
         "is the order \\(z, x\\)?",
     ),
     "simulator: NaN": (
-        lambda: simulating(lambda noise, beta: (None, jnp.log(beta))),
+        lambda: simulating(lambda noise, beta: (None, jnp.log(beta) + noise)),
         ValueError,
         r"simulator: \d+\.\d% of some output is not finite",
     ),
     "simulator: infinite z": (
-        lambda: simulating(lambda noise, beta: (beta / 0, beta), local=ImplicitConditional()),
+        lambda: simulating(lambda noise, beta: (beta / 0, beta + noise), local=ImplicitConditional()),
         ValueError,
         "is not finite",
     ),
@@ -339,14 +382,24 @@ CALLS = {
         "expected z of shape \\(2,\\), the simulator gives \\(\\)",
     ),
     "local: z is a tree": (
-        lambda: simulating(lambda noise, beta: ({"a": beta}, beta), local=ImplicitConditional()),
+        lambda: simulating(lambda noise, beta: ({"a": beta}, beta + noise), local=ImplicitConditional()),
         ValueError,
         "expected z of shape \\(\\)",
     ),
     "local: negative noise": (
         lambda: ImplicitConditional(noise_size=-1),
         ValueError,
-        "noise_size: expected a positive integer, got -1",
+        "noise_size: expected an integer of at least 1, .* got -1",
+    ),
+    "local: less noise than dimensions": (
+        lambda: ImplicitConditional(shape=(3,), noise_size=1),
+        ValueError,
+        "at least 3, one for each dimension of z \\(with fewer q has no density\\), got 1",
+    ),
+    "local: a real number of normals": (
+        lambda: ImplicitConditional(noise_size=2.0),
+        ValueError,
+        "noise_size: expected an integer .* got 2.0",
     ),
     # Networks.
     "features: a number": (
@@ -358,6 +411,18 @@ CALLS = {
         lambda: start(ratio=ratio_network(lambda x, *rest: jnp.ones((2, 2)))),
         ValueError,
         "got shape \\(2, 2\\)",
+    ),
+    "features: three arguments": (
+        lambda: start(ratio=ratio_network(lambda x, beta, covariate: x)),
+        TypeError,
+        "(?s)positional arguments.*one datum's \\(x, z, beta, covariate, center\\)",
+    ),
+    "summary: of an array": (
+        lambda: rejection(
+            KEY, model(), DATA, summary=lambda x: x.mean(), simulations=10, tolerance=1.0, progress=False
+        ),
+        AttributeError,
+        "(?s)no attribute 'mean'.*Raised in summary\\(data\\), .* data.x.mean\\(\\)",
     ),
     "hidden: a number": (
         lambda: ratio_network(hidden=64),
@@ -431,7 +496,7 @@ CALLS = {
     "key: network": (lambda: ratio_network().init(OLD_KEY, X, X, X, None, X), TypeError, "key"),
     "key: normal": (lambda: normal(OLD_KEY, (2,)), TypeError, "key"),
     "key: init": (lambda: start(key=OLD_KEY), TypeError, "key"),
-    "key: a seed": (lambda: start(key=0), TypeError, "key: expected jax.random.key\\(seed\\), got int"),
+    "key: a seed": (lambda: start(key=0), TypeError, "expected jax.random.key\\(0\\), got int\\."),
     "key: fit": (lambda: fit(OLD_KEY, ALGORITHM, DATA, 10), TypeError, "key"),
 }
 
@@ -441,8 +506,8 @@ def test_wrong_call_is_refused(name):
     call, error, message = CALLS[name]
     with pytest.raises(error, match=message) as caught:
         call()
-    if name.startswith("key:"):
-        assert "old-style" in str(caught.value)
+    if name.startswith("key:"):  # the likely cause is named where it is one
+        assert ("old-style" in str(caught.value)) == (name != "key: a seed")
 
 
 @pytest.mark.parametrize(
@@ -461,6 +526,22 @@ def test_old_style_key_is_refused_by_the_algorithm(state, call):
         call(state)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda result: ALGORITHM.moments(result),
+        lambda result: ALGORITHM.sample(KEY, result, 3),
+        lambda result: ALGORITHM.sample_local(KEY, result, jnp.zeros(()), DATA),
+        lambda result: ALGORITHM.elbo(KEY, result, DATA),
+        lambda result: ALGORITHM.log_ratio(result, 0.0, None, 0.0),
+    ],
+    ids=["moments", "sample", "sample_local", "elbo", "log_ratio"],
+)
+def test_a_result_is_no_state(state, call):
+    with pytest.raises(TypeError, match=r"state: expected a State, such as result\.state, got Result"):
+        call(Result(state, None, None))
+
+
 def test_negative_sample_size_is_refused(state):
     with pytest.raises((TypeError, ValueError), match="negative"):
         ALGORITHM.sample(KEY, state, -1)
@@ -469,7 +550,13 @@ def test_negative_sample_size_is_refused(state):
 def test_right_calls_are_not_refused(state):
     # Arrays of NumPy in double precision are data too: JAX takes them as float32.
     assert start(Data(np.linspace(-1.0, 1.0, 6)), model=model()).step == 0
-    assert start(batch_size=6).step == 0
+    assert start(batch_size=np.int64(6), ratio_batch=np.int64(4)).step == 0
+    assert fit(KEY, ALGORITHM, DATA, np.int64(3), progress=False).state.step == 3
+    # A switch, or a count that is zero at most rates: x depends on the noise, and no draw has to show it.
+    assert simulating(lambda noise, beta: (None, beta + jnp.where(noise > 50, 1.0, 0.0))).step == 0
+    # One part of x without noise is a matter for the ratio, not for the call.
+    pair = Data({"a": X, "b": X})
+    assert simulating(lambda noise, beta: (None, {"a": beta, "b": noise}), pair).step == 0
     assert ALGORITHM.sample(KEY, state, 0).shape == (0,)
     assert Space(dist.Normal(0, 1)).frame.location.dtype == jnp.float32
 

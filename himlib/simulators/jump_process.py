@@ -305,7 +305,8 @@ def summary_statistics(series: jax.Array) -> jax.Array:
     With T rows, means :math:`\bar x`, and variances :math:`s^2` that divide by T - 1, they are
 
     .. math:: \bar x_2, \; \bar x_1, \; \log(s_2^2 + 1), \; \log(s_1^2 + 1), \;
-              a_2(1), \; a_2(2), \; a_1(1), \; a_1(2), \; c, \qquad
+              a_2(1), \; a_2(2), \; a_1(1), \; a_1(2), \; c,
+
               a_i(k) = \frac{\sum_t (x_{t,i} - \bar x_i)(x_{t+k,i} - \bar x_i)}{(T - 1) s_i^2}, \;
               c = \frac{\sum_t (x_{t,1} - \bar x_1)(x_{t,2} - \bar x_2)}{(T - 1) s_1 s_2}
 

@@ -1,0 +1,165 @@
+"""The verdict on what a width and a bias do not show: a wrong r, wrong locals, too few draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+from toys import FLAT, GAUSSIAN, known_ratio
+
+from himlib.algorithm import Data
+from himlib.families import ImplicitConditional, MeanFieldNormal
+from himlib.lfvi import lfvi
+from himlib.models import HierarchicalImplicitModel
+from himlib.networks import ratio_network
+from himlib.random import normal
+from himlib.training import Outcome, Result, cosine_adam, fit
+from himlib.verdict import verdict
+
+KEY = jax.random.key(60)
+MANY = Data(normal(jax.random.key(61), (2000,)))
+OPTIMIZERS = {"ratio_optimizer": optax.sgd(0.1), "posterior_optimizer": optax.sgd(0.1)}
+
+
+def findings(found):
+    return [finding.partition(":")[0] for finding in found.findings]
+
+
+def judge(r, data=MANY, draws=10_000, **options):
+    """The verdict on the exact posterior, and an r that is given."""
+    algorithm = lfvi(FLAT, MeanFieldNormal(), known_ratio(r), **OPTIMIZERS, **options)
+    exact = GAUSSIAN.posterior(data.x)
+    beta = {"location": exact.mean[None], "log_scale": jnp.log(exact.scale)[None]}
+    state = algorithm.init(KEY, data)._replace(posterior={"beta": beta})
+    return verdict(KEY, FLAT, algorithm, Result(state, None, Outcome.CONVERGED), data, draws)
+
+
+def exact_r(x, z, beta, covariate):
+    return GAUSSIAN.predictive(beta).log_prob(x)
+
+
+@pytest.mark.parametrize(
+    ("factor", "names"), [(0.5, ["NARROW", "INCONSISTENT"]), (1.0, []), (2.0, ["WIDE", "INCONSISTENT"])]
+)
+def test_information_ratio_of_a_multiple_of_r(factor, names):
+    """The slopes of c r have c squared times the information of those of r, and its curvature c times."""
+    found = judge(lambda *row: factor * exact_r(*row), data=Data(MANY.x[:50]))
+    assert found.information_ratio == pytest.approx((50 * factor**2 + 1) / (50 * factor + 1), rel=0.06)
+    assert found.width == pytest.approx(((50 * factor + 1) / 51) ** 0.5, rel=0.03)
+    assert findings(found) == names
+
+
+def noisy(x, z, beta, covariate):
+    """An r whose slope has mean zero at the model's draws, and a spread that antithetic noise leaves."""
+    return exact_r(x, z, beta, covariate) + beta * ((x - beta) ** 2 - 1)
+
+
+def test_says_when_it_cannot_see_a_bias():
+    found = judge(noisy, draws=2_000)
+    assert 4 * found.shift_error[0] > 1 and "UNSURE" in findings(found)
+    assert "UNSURE" not in findings(judge(exact_r, draws=2_000))  # antithetic draws cancel all noise
+
+
+def test_a_bias_that_centering_takes_away_is_none():
+    def tilted(x, z, beta, covariate):
+        return exact_r(x, z, beta, covariate) + 0.1 * beta
+
+    data = Data(MANY.x[:50])
+    assert findings(judge(tilted, data=data)) == ["BIASED"]
+    assert findings(judge(tilted, data=data, center_score=True)) == []
+    assert findings(judge(noisy, draws=2_000, center_score=True)) == ["INCONSISTENT"]
+
+
+class Known:
+    """q(z | x, beta): the exact conditional, stretched and moved, in each of two dimensions or in both."""
+
+    right = {"stretch": jnp.float32(1), "move": jnp.float32(0), "turn": jnp.float32(0)}  # noqa: RUF012
+
+    def init(self, key, z, x, beta, covariate):
+        return self.right
+
+    def sample(self, params, key, x, beta, covariate):
+        noise = normal(key, x.shape)
+        turned = params["turn"] * noise[..., :1] + (1 - params["turn"] ** 2) ** 0.5 * noise[..., 1:]
+        noise = jnp.concatenate([noise[..., :1], turned], -1)
+        mean = (x + beta[..., None]) / 2
+        return mean + (params["move"] + params["stretch"] * noise) * 0.5**0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({}, False),
+        ({"stretch": 0.6}, True),
+        ({"stretch": 1.6}, True),
+        ({"move": 0.6}, True),
+        ({"turn": 0.9}, True),  # each coordinate is right, and their correlation is not
+        ({"stretch": jnp.nan}, True),
+    ],
+)
+def test_locals_are_ranked(change, seen):
+    def generate(noise, beta, covariate):
+        z = beta + noise[0]
+        return z, z + noise[1]
+
+    model = HierarchicalImplicitModel(dist.Normal(0.0, 1.0), generate=generate, noise_shape=(2, 2))
+    algorithm = lfvi(
+        model, MeanFieldNormal(), known_ratio(lambda x, z, b, c: -((x - b) ** 2).sum() / 4),
+        local=Known(), **OPTIMIZERS,
+    )  # fmt: skip
+    data = Data(normal(jax.random.key(62), (30, 2)))
+    state = algorithm.init(KEY, data)
+    exact = {"location": jnp.mean(data.x)[None], "log_scale": -jnp.log(jnp.array([31.0])) / 2}
+    params = Known.right | {name: jnp.float32(value) for name, value in change.items()}
+    state = state._replace(posterior={"beta": exact, "z": params})
+    found = verdict(KEY, model, algorithm, Result(state, None, Outcome.CONVERGED), data)
+    assert ("LOCALS" in findings(found)) == seen
+    assert (found.local_p_value < 1e-3) == seen
+
+
+def test_without_locals_there_is_nothing_to_rank():
+    assert np.isnan(judge(exact_r).local_p_value)
+
+
+TURN = jnp.array([[1.0, 0.5], [-0.5, 1.0], [0.3, 2.0]])  # from z to the mean of x
+NOISE, SPREAD = jnp.array([0.5, 1.0, 2.0]), jnp.array([2.0, 0.5])  # sds of x given z, and of z given beta
+
+
+def plane(noise, beta, covariate):
+    z = beta + SPREAD * noise[:2]
+    return z, TURN @ z + NOISE * noise[2:]
+
+
+@pytest.mark.parametrize(("ratio_steps", "rate", "found"), [(10, 1e-3, False), (1, 1e-2, True)])
+def test_locals_in_the_plane(ratio_steps, rate, found):
+    """Where r cannot follow z, q(z | x, beta) collapses, and the verdict says so; q(beta) may be right."""
+    model = HierarchicalImplicitModel(
+        dist.Normal(jnp.zeros(2), 3.0).to_event(1), generate=plane, noise_shape=(5,)
+    )
+    algorithm = lfvi(
+        model,
+        MeanFieldNormal(),
+        ratio_network(hidden=(32, 32)),
+        local=ImplicitConditional(shape=(2,), noise_size=3),
+        ratio_optimizer=cosine_adam(2e-2, 2000 * ratio_steps),
+        posterior_optimizer={"beta": cosine_adam(2e-2, 2000), "z": cosine_adam(rate, 2000)},
+        ratio_batch=512,
+        ratio_steps=ratio_steps,
+        proposal="posterior",
+        width=4.0,
+    )
+    beta = jnp.array([1.0, -1.0])
+    _, x = model.simulate_batch(KEY, jnp.tile(beta, (40, 1)))
+    result = fit(KEY, algorithm, Data(x), 2000, progress=False)
+    judged = verdict(KEY, model, algorithm, result, Data(x))
+    assert ("LOCALS" in findings(judged)) == found
+
+    precision = jnp.diag(SPREAD**-2) + (TURN.T / NOISE**2) @ TURN
+    mean = jnp.linalg.solve(precision, (beta / SPREAD**2 + (x / NOISE**2) @ TURN).T).T
+    z = algorithm.sample_local(KEY, result.state, beta, Data(jnp.repeat(x, 500, 0))).reshape(40, 500, 2)
+    standard = (z - mean[:, None]) @ jnp.linalg.cholesky(precision)  # a standard normal, if q is right
+    within_datum = standard - standard.mean(1, keepdims=True)
+    narrowest = jnp.linalg.eigvalsh(jnp.cov(within_datum.reshape(-1, 2).T))[0] ** 0.5
+    assert (narrowest < 0.7) == found, narrowest
+    assert found or jnp.mean(standard**2) < 1.4
