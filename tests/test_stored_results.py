@@ -1,7 +1,9 @@
 """What the stored results of long runs claim: held to its bars, to itself, and to code that runs now."""
 
+import base64
 import importlib.util
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -338,3 +340,61 @@ def test_true_strings_are_drawn_again():
     data = [module.grammar.sample(jax.random.key(100 + seed), module.SAMPLES) for seed in module.SEEDS]
     found = [module.grammar.statistics(np.asarray(strings)) for strings in data]
     np.testing.assert_allclose(found, SENTENCES["true strings"], atol=1e-4)
+
+
+# The neighbors of chapter 12.
+NEIGHBORS = results.load("12_simulation_based_inference")["runs"]
+
+
+@pytest.fixture
+def neighbors(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)  # as when the script is run: it imports a module beside it
+    return script("12_simulation_based_inference")
+
+
+def test_neighbors_are_those_of_the_script(neighbors):
+    fields = ("task", "method", "look", "package", "training", "seed")
+    expected = [
+        (*run, package, training, seed)
+        for *run, _, packages, trainings in neighbors.RUNS
+        for package, training, seed in product(packages, range(trainings), neighbors.SEEDS)
+        if run[1] != "NUTS" or seed == 0
+    ]
+    assert [tuple(run[field] for field in fields) for run in NEIGHBORS] == expected
+    for run in NEIGHBORS:
+        assert run["versions"][run["package"]] and run["versions"]["Python"]
+        if run["package"] in ("sbi", "sbijax"):
+            count = neighbors.count_of(run["task"], run["look"])
+            assert run["simulated"] == neighbors.PAIRS * count
+
+
+@pytest.mark.parametrize("task, seed", product(("gaussian", "lotka_volterra"), range(5)))
+def test_neighbors_are_held_to_the_exact_posterior(neighbors, task, seed):
+    center, scale = neighbors.reference(task, seed)
+    runs = [run for run in NEIGHBORS if (run["task"], run["seed"]) == (task, seed)]
+    for run in runs:
+        np.testing.assert_allclose((run["mean"] - center) / scale, run["error"], atol=0.02, rtol=0.01)
+        np.testing.assert_allclose(run["sd"] / scale, run["sd_ratio"], rtol=0.01)
+    # The judge can tell: no method is near the posterior of another data set.
+    other, _ = neighbors.reference(task, (seed + 1) % 5)
+    best = min(runs, key=lambda run: np.abs(run["error"]).max())
+    assert np.abs((best["mean"] - other) / scale).max() > 3 * np.abs(best["error"]).max()
+
+
+def test_draws_of_the_neighbors_are_those_that_were_judged():
+    drawn = [run for run in NEIGHBORS if "draws" in run]
+    assert {(run["task"], run["training"], run["seed"]) for run in drawn} == {("lotka_volterra", 0, 0)}
+    for run in drawn:
+        z = np.frombuffer(base64.b64decode(run["draws"]), "<i2").reshape(-1, 4) / 100
+        assert np.all(np.abs(z.mean(0) - run["error"]) < 5 * z.std(0) / np.sqrt(len(z)) + 0.02)
+        assert np.all(np.abs(z.std(0) / run["sd_ratio"] - 1) < 0.25)
+
+
+def test_what_a_neighbor_is_shown_of_the_series(neighbors):
+    """Least squares on a path without noise give the rates back."""
+    rates = a, b, c, d = 1.0, 0.01, 0.5, 0.01
+    path, h = [np.array(neighbors.INITIAL)], neighbors.ecology.interval
+    for _ in range(150):  # growth of the prey by today's predators, of these by tomorrow's prey
+        prey = path[-1][0] * np.exp(h * (a - b * path[-1][1]))
+        path.append(np.array([prey, path[-1][1] * np.exp(h * (d * prey - c))]))
+    np.testing.assert_allclose(neighbors.four_regressions(jnp.array(path[1:])), np.log(rates), atol=0.02)
