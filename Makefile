@@ -21,7 +21,7 @@ $(ready): pyproject.toml constraints.txt
 	@touch $@
 
 book: $(ready)  ## build the site from the stored outputs, warnings as errors
-	@start=$$SECONDS; $(bin)/jupyter-book build book -W -n --keep-going; echo "The book is built ($$((SECONDS - start)) s). Read it: open _build/html/index.html"
+	@start=$$SECONDS; $(bin)/jupyter-book build book -W -n --keep-going; echo "The book is built ($$((SECONDS - start)) s). Read it in a browser: _build/html/index.html"
 
 test: $(ready)  ## run every test: style, library, chapters, book, site
 	@start=$$SECONDS; failed=; \
@@ -41,7 +41,7 @@ notebooks: $(ready)  ## execute the chapters whose code changed, and store their
 	@$(bin)/ruff format --quiet book && $(bin)/python book/notebooks.py run $(if $(ALL),--all) && $(bin)/python book/chapter_map.py
 
 full: $(ready)  ## remake the stored results of long runs (hours), and execute the chapters at full size, into _build/full
-	@for script in book/full/*.py; do echo "== $$script"; $(bin)/python $$script; done
+	@for script in book/full/[0-9]*.py; do echo "== $$script"; $(bin)/python $$script; done
 	@$(bin)/python book/notebooks.py full
 
 bench: $(ready)  ## measure the speed of himlib

@@ -38,6 +38,20 @@ window.check = {
     return [];
   },
 
+  // On a phone: what is too wide scrolls, and what is touched is as large as WCAG 2.2 AA asks.
+  phone() {
+    const found = [], main = document.querySelector("main") ?? document.body;
+    for (const node of main.querySelectorAll("pre, .math, mjx-container, table, figure"))
+      if (node.scrollWidth > node.clientWidth + 1 && /hidden|clip/.test(getComputedStyle(node).overflowX))
+        found.push(`cut on a phone: ${node.textContent.slice(0, 50)}`);
+    for (const node of document.querySelectorAll("button, input, summary")) {
+      const {width, height} = node.getBoundingClientRect();
+      if (width && height && Math.min(width, height) < 24 && node.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+        found.push(`small to touch, ${Math.round(width)} by ${Math.round(height)}: ${node.outerHTML.slice(0, 80)}`);
+    }
+    return found;
+  },
+
   // WCAG 2 AA: luminances, with 0.05 of stray light, differ by 4.5, or by 3 where letters are large.
   contrast() {
     const pixel = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true}), colors = {}, found = new Set();
@@ -89,8 +103,8 @@ window.check = {
       if (!shows(node)) found.push(`solution closed on paper: ${node.textContent.slice(0, 50)}`);
     for (const node of document.querySelectorAll("main figure, main img"))
       if (getComputedStyle(node).breakInside != "avoid") found.push(`figure split between pages: ${node.id}`);
-    for (const node of document.querySelectorAll("main pre"))
-      if (shows(node) && node.scrollWidth > node.clientWidth) found.push(`code cut on paper: ${node.textContent.slice(0, 50)}`);
+    for (const node of document.querySelectorAll("main pre, main .math, main mjx-container"))
+      if (shows(node) && node.scrollWidth > node.clientWidth + 1) found.push(`cut on paper: ${node.textContent.slice(0, 50)}`);
     return found;
   },
 

@@ -1,15 +1,11 @@
 """The built site, looked at in headless Chromium: `make book` first."""
 
-import gzip
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
-from functools import lru_cache, partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +14,7 @@ import notebooks
 import pytest
 import yaml
 from playwright.sync_api import TimeoutError, sync_playwright
+from serving import serving
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
@@ -29,49 +26,17 @@ WRITTEN = [name for name in PAGES if name != "genindex"]  # which is made from t
 # The theme raises these two itself; neither changes what a reader sees.
 KNOWN_ERRORS = ("THEBE_JS_URL' has already been declared", "reading 'classList'")
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
-WIDTHS = (320, 390, 768, 1024, 1400, 1920)
+PHONE = 390
+WIDTHS = (320, PHONE, 768, 1024, 1400, 1920)  # 320: a laptop at 400 %
 WEIGHT = 2_000_000  # bytes of a page with all that it loads, text compressed as GitHub Pages does
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="NOTICE: no Chromium, the site was not looked at")
 
 
-@lru_cache
-def compressed(path: str) -> bytes:
-    return gzip.compress(Path(path).read_bytes())
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """A server that, like GitHub Pages, sends text compressed."""
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_GET(self):
-        path = self.translate_path(self.path)
-        if not path.endswith((".html", ".css", ".js", ".svg")) or not Path(path).exists():
-            return super().do_GET()
-        self.send_response(200)
-        self.send_header("Content-Type", self.guess_type(path))
-        self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(compressed(path))))
-        self.end_headers()
-        self.wfile.write(compressed(path))
-
-
 @pytest.fixture(scope="module")
 def serve():
-    """A function that serves a folder on this machine and returns its address."""
-    servers = []
-
-    def start(folder):
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +70,7 @@ def set_scheme(page, scheme: str) -> list[str]:
     page.emulate_media(media="screen", color_scheme=scheme)
     try:
         page.wait_for_function(
-            "theme => document.documentElement.dataset.theme == theme", arg=scheme, timeout=10_000
+            "theme => document.documentElement.dataset.theme == theme", arg=scheme, timeout=3_000
         )
     except TimeoutError:
         return [f"not {scheme} for a reader who prefers {scheme}"]
@@ -117,18 +82,16 @@ def look(browser, address: str, pictures: str | None = None) -> list[str]:
     found, weights = [], []
     origin = re.match(r"\w+://[^/]*", address)[0]
 
-    def request(route):
-        local = route.request.url.startswith((origin, "data:", "blob:"))
-        if not local:
-            found.append(f"request leaves the site: {route.request.url}")
-        route.continue_() if local else route.abort()
+    def leaves(route):
+        found.append(f"request leaves the site: {route.request.url}")
+        route.abort()
 
     def error(text):
         if not any(known in text for known in KNOWN_ERRORS):
             found.append(f"console error: {text}")
 
     with visit(browser) as page:
-        page.route("**", request)
+        page.route(re.compile(f"^(?!{re.escape(origin)}|data:|blob:)"), leaves)
         page.on(
             "response",
             lambda answer: found.append(f"missing: {answer.url}") if answer.status == 404 else None,
@@ -152,10 +115,12 @@ def look(browser, address: str, pictures: str | None = None) -> list[str]:
             page.set_viewport_size({"width": width, "height": 1000})
             if (needed := page.evaluate("document.documentElement.scrollWidth")) > width:
                 found.append(f"overflows {width} pixels: {needed}")
+            if width == PHONE:
+                found += page.evaluate("check.phone()")
         for scheme in ("light", "dark"):
             found += set_scheme(page, scheme)
             found += [f"{scheme}: {what}" for what in page.evaluate("check.contrast()")]
-            for width in (1400, 390) if pictures else ():
+            for width in (1400, PHONE) if pictures else ():
                 page.set_viewport_size({"width": width, "height": 1000})
                 name = f"{Path(address).stem}-{scheme}-{width}.png"
                 page.screenshot(path=Path(pictures) / name, full_page=True, animations="disabled")
@@ -316,10 +281,35 @@ def test_lost_reader_is_led_home(browser, reader, site, serve, tmp_path):
         shutil.copy(SITE / f"{name}.html", tmp_path / "elsewhere" / "deep")
     origin = serve(tmp_path)
     assert look(browser, f"{origin}/elsewhere/deep/404.html") == []
-    assert any("missing" in what for what in look(browser, f"{origin}/elsewhere/deep/intro.html"))
+    missing = []
+    reader.on("response", lambda answer: answer.status == 404 and missing.append(answer.url))
+    reader.goto(f"{origin}/elsewhere/deep/intro.html")
+    assert missing
     reader.goto(f"{origin}/elsewhere/deep/404.html")
     reader.locator("main a", has_text="front page").click()
     reader.wait_for_url(f"**/{home}/intro.html")
+
+
+def test_pictures_move_for_those_who_like_it(reader, site):
+    reader.goto(f"{site}/01_implicit_models.html")  # `visit` asks for reduced motion
+    picture = reader.locator("figure:has(.moving)").first
+    slider = picture.locator("input")
+    slider.wait_for()
+    assert picture.get_by_role("button").inner_text() == "Play"
+    assert picture.locator("img").is_hidden()  # which moves by itself
+    frame = slider.input_value()
+    reader.emulate_media(reduced_motion="no-preference")
+    reader.wait_for_function(
+        "([slider, frame]) => slider.value != frame", arg=[slider.element_handle(), frame]
+    )
+
+
+def test_a_picture_opens_by_itself(reader, site):
+    reader.goto(f"{site}/01_implicit_models.html")
+    picture = reader.locator("figure > a > img").first
+    address = picture.get_attribute("src")
+    picture.click()
+    reader.wait_for_url(f"**/{address}")
 
 
 def launches(page: str, name: str) -> bool:
@@ -377,7 +367,9 @@ def test_template_makes_a_good_page(browser, serve, tmp_path, monkeypatch):
         ("<nav>everywhere</nav>", "printed"),
         ("<div class='toggle-hidden'><p style='visibility: hidden'>42</p></div>", "solution closed"),
         ("<figure>two halves</figure>", "figure split"),
-        (f"<pre style='overflow: auto; width: 300px'>{'code ' * 99}</pre>", "code cut"),
+        (f"<pre style='overflow: auto; width: 300px'>{'code ' * 99}</pre>", "cut on paper"),
+        (f"<pre style='overflow: hidden; width: 300px'>{'code ' * 99}</pre>", "cut on a phone"),
+        ("<button style='height: 20px; width: 40px; padding: 0'>Play</button>", "small to touch, 40 by 20"),
         ("<button></button>", "button-name"),
     ],
 )

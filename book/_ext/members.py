@@ -1,4 +1,9 @@
-"""Keep off the API page the fields of named tuples, which their class lists, and what is not himlib's."""
+"""Keep off the API page the fields of named tuples, which their class lists, and what is not himlib's.
+
+A flax module takes what its __init__ takes, and not the (*args, **kwargs) of flax's metaclass.
+"""
+
+from sphinx.ext import autodoc
 
 
 def skip(app, what, name, member, skipped, options):
@@ -8,4 +13,5 @@ def skip(app, what, name, member, skipped, options):
 
 def setup(app):
     app.connect("autodoc-skip-member", skip)
+    autodoc._METACLASS_CALL_BLACKLIST.append("flax.nnx.pytreelib.PytreeMeta.__call__")
     return {"parallel_read_safe": True}

@@ -1,7 +1,8 @@
 """What the theme leaves to do on the finished pages.
 
 Each page gets a description for search engines and link previews; the site gets its front page at its own
-address, and a page for those who followed a broken link; the icons are loaded once.
+address, and a page for those who followed a broken link; the icons are loaded once; a picture that is too
+small for a phone opens by itself; a comma stays on the line of its formula.
 """
 
 import re
@@ -17,6 +18,10 @@ LOST = """<h1>There is no such page</h1>
 book holds, and the <a href="search.html">search</a> looks through all of it.</p>"""
 # The theme loads its icons as fonts, which it needs, and once more as a script of 1.5 MB.
 ICONS = r'\s*<script src="[^"]*fontawesome[^"]*"></script>|\s*<link rel="preload" as="font"[^>]*>'
+
+# A moving picture has its own controls.
+PICTURE = r'(<figure[^>]*>\s*)(<img (?!alt="Animation)[^>]*src="([^"]*)"[^>]*>)'
+FORMULA = r'[(\[]*<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)\]]*'
 
 
 def description(doctree) -> str:
@@ -43,6 +48,12 @@ def describe(app, name, template, context, doctree):
         context["metatags"] += f'<meta name="description" content="{text.replace(chr(34), "&quot;")}" />\n'
 
 
+def polish(app, name, template, context, doctree):
+    if doctree:
+        body = re.sub(PICTURE, r'\1<a href="\3">\2</a>', context["body"])
+        context["body"] = re.sub(FORMULA, r'<span class="whole">\g<0></span>', body)
+
+
 def lost(app):
     yield "404", {"title": "There is no such page", "body": LOST}, "page.html"
 
@@ -62,6 +73,7 @@ def finish(app, exception):
 
 def setup(app):
     app.connect("html-page-context", describe, priority=400)  # before the preview tags are written
+    app.connect("html-page-context", polish)
     app.connect("html-collect-pages", lost)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
