@@ -1,4 +1,7 @@
-"""Draw the map of the chapters, figures/chapter_map.svg, from their headers: python book/chapter_map.py."""
+"""Draw the map of the chapters, figures/chapter_map.svg, from their headers.
+
+python book/chapter_map.py
+"""
 
 import html
 import re
@@ -9,7 +12,8 @@ from notebooks import BOOK, chapter_file, read
 
 TARGET = BOOK / "figures" / "chapter_map.svg"
 WIDTH, ROW, LINE, TITLES = 360, 30, 52, 66  # the line of dots and the titles, from the left
-COLORS = {"Front": "#777777", "I": "#0072B2", "II": "#009E73", "III": "#D55E00"}  # as in himlib.plotting
+# As in himlib.plotting.
+COLORS = {"Front": "#777777", "I": "#0072B2", "II": "#009E73", "III": "#D55E00"}
 LIT = "stroke: #D55E00; stroke-width: 3;"
 STYLE = """
 .map { display: block; width: 100%; max-width: 27rem; height: auto; margin: 1rem 0; }
@@ -30,11 +34,13 @@ def chapters() -> dict[str, tuple[str, str, list[str]]]:
             if not re.match(r"\d\d_", name):
                 continue
             if path.suffix == ".md":
-                title, needs = re.search(r"^# (.+?)(?: \(planned\))?$", path.read_text(), re.M)[1], []
+                title = re.search(r"^# (.+?)(?: \(planned\))?$", path.read_text(), re.M)[1]
+                needs = []
             else:
                 header = read(path).metadata["himlib"]
                 title, needs = header["title"], header["prerequisites"]
-            found[name] = part["caption"], title, [need for need in needs if re.match(r"\d\d_", need)]
+            needs = [need for need in needs if re.match(r"\d\d_", need)]
+            found[name] = part["caption"], title, needs
     return found
 
 
@@ -44,7 +50,7 @@ def ancestors(needs: dict[str, list[str]], name: str) -> set[str]:
 
 
 def lines(needs: dict[str, list[str]]) -> list[tuple[str, str]]:
-    """Return the pairs to join: not what one needs anyway, for another of the chapter's prerequisites."""
+    """Return the pairs to join, less what another prerequisite needs anyway."""
     return [
         (need, name)
         for name in needs
@@ -59,7 +65,9 @@ def svg() -> str:
     places, body, y, last = {}, [], 4, None
     for name, (part, title, _) in book.items():
         if part != last:
-            body.append(f'<text class="part" x="{TITLES}" y="{y + 18}">{html.escape(part)}</text>')
+            body.append(
+                f'<text class="part" x="{TITLES}" y="{y + 18}">{html.escape(part)}</text>'
+            )
             y, last = y + ROW, part
         text = [html.escape(line) for line in textwrap.wrap(f"{int(name[:2])} {title}", 44)]
         places[name] = middle = y + 9
@@ -76,12 +84,20 @@ def svg() -> str:
     arcs, style = [], STYLE
     for need, name in lines(needs):
         above, below = places[need], places[name]
-        side = LINE - min(6 + 0.3 * (below - above - ROW), 68) if below - above > 2 * ROW else LINE
+        side = (
+            LINE - min(6 + 0.3 * (below - above - ROW), 68)
+            if below - above > 2 * ROW
+            else LINE
+        )
         curve = f"M{LINE} {above}C{side:g} {above} {side:g} {below} {LINE} {below}"
         arcs.append(f'<path class="to-{name[:2]}" d="{curve}"/>')
     for name in book:  # a chapter that is pointed at lights up all that leads to it
-        way = ", ".join(f".to-{other[:2]}" for other in sorted({name, *ancestors(needs, name)}))
-        style += f".map:has(#map-{name[:2]}:is(:hover, :focus-visible)) :is({way}) {{ {LIT} }}\n"
+        way = ", ".join(
+            f".to-{other[:2]}" for other in sorted({name, *ancestors(needs, name)})
+        )
+        style += (
+            f".map:has(#map-{name[:2]}:is(:hover, :focus-visible)) :is({way}) {{ {LIT} }}\n"
+        )
     description = " ".join(
         f"{book[name][1]} needs {' and '.join(book[need][1] for need in needed)}."
         for name, needed in needs.items()
@@ -89,7 +105,8 @@ def svg() -> str:
     )
     return "\n".join(
         [
-            f'<svg class="map" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="group" '
+            '<svg class="map" xmlns="http://www.w3.org/2000/svg" '
+            f'viewBox="0 0 {WIDTH} {y}" role="group" '
             'aria-labelledby="map-title map-text">',
             '<title id="map-title">The chapters and what each builds on</title>',
             f'<desc id="map-text">{html.escape(description)}</desc>',

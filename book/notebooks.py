@@ -1,11 +1,12 @@
 """Execute the chapters, check them, begin a new one, and say where the repository lives.
 
-python book/notebooks.py run [--all] [FILE ...]   execute what changed (or everything), in place
-python book/notebooks.py full                     execute at the paper's scale, into _build/full
-python book/notebooks.py new NN_topic             begin a chapter from the template
-python book/notebooks.py repository URL           write the repository's address wherever it is needed
+python book/notebooks.py run [--all] [FILE ...]  execute what changed, or everything, in place
+python book/notebooks.py full                    execute at the paper's scale into _build/full
+python book/notebooks.py new NN_topic            begin a chapter from the template
+python book/notebooks.py repository URL          write the repository's address everywhere
 
-A chapter's header is data, the key ``himlib`` of the notebook's metadata; its first cell is drawn from it.
+A chapter's header is data, the key ``himlib`` of the notebook's metadata; its first cell is
+drawn from it.
 """
 
 import argparse
@@ -27,16 +28,18 @@ ROOT = BOOK.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"}
 NUMBER = int | float
-OF_THIS_MACHINE = re.compile(r"/(?:root|work|home|tmp|Users)/[A-Za-z.]|ipykernel_\d|\bat 0x[0-9a-f]{6,}")
+OF_THIS_MACHINE = re.compile(
+    r"/(?:root|work|home|tmp|Users)/[A-Za-z.]|ipykernel_\d|\bat 0x[0-9a-f]{6,}"
+)
 PEAK_MEMORY = """import pathlib, re, resource
-status = pathlib.Path("/proc/self/status")  # getrusage would count the process that started this one
+status = pathlib.Path("/proc/self/status")  # getrusage counts the process before this one
 if status.exists():
     print(int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) >> 10)
 else:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20)"""
 INSTALL = """import importlib.util
 
-if importlib.util.find_spec("himlib") is None:  # Colab, for one; an installed JAX stays as it is
+if importlib.util.find_spec("himlib") is None:  # as on Colab; an installed JAX stays as it is
     %pip install --quiet "himlib @ git+{url}@main\""""
 
 
@@ -61,17 +64,20 @@ def tags(cell) -> list[str]:
 
 
 def digest(notebook) -> str:
-    """Identify the code, less the install cell, which changes with the repository's address."""
+    """Identify the code, less the install cell, which has the repository's address in it."""
     code = "\0".join(cell.source for cell in code_cells(notebook)[1:])
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def chapter_file(name: str) -> Path | None:
-    return next((path for path in (BOOK / f"{name}.ipynb", BOOK / f"{name}.md") if path.exists()), None)
+    return next(
+        (path for path in (BOOK / f"{name}.ipynb", BOOK / f"{name}.md") if path.exists()),
+        None,
+    )
 
 
 def link(prerequisite: str) -> str:
-    """Link to a prerequisite, which is the name of a chapter, as 04_density_ratios, or any text."""
+    """Link to a prerequisite: the name of a chapter, as 04_density_ratios, or any text."""
     path = chapter_file(prerequisite)
     if path is None:
         return prerequisite
@@ -84,9 +90,11 @@ def first_cell(header: dict) -> str:
     cpu, gpu = header["minutes_to_run"]["cpu"], header["minutes_to_run"]["gpu"]
     gpu = "not measured on a GPU" if gpu is None else f"{gpu:g} min on a GPU"
     return (
-        f"# {header['title']}\n\n:::{{admonition}} In this chapter you learn to\n:class: tip\n{goals}\n\n"
+        f"# {header['title']}\n\n"
+        f":::{{admonition}} In this chapter you learn to\n:class: tip\n{goals}\n\n"
         f"**Before you start:** {'; '.join(map(link, header['prerequisites']))}\n\n"
-        f"**Time:** {header['minutes_to_read']} min to read; {cpu:g} min to run on two CPU cores, {gpu}; "
+        f"**Time:** {header['minutes_to_read']} min to read; "
+        f"{cpu:g} min to run on two CPU cores, {gpu}; "
         f"{header['memory_mb']} MB of memory\n:::"
     )
 
@@ -95,7 +103,11 @@ def header_problems(header: dict) -> list[str]:
     """Say what keeps a header from being one."""
     kinds = {"title": str, "goals": list, "prerequisites": list, "minutes_to_run": dict}
     kinds |= {"minutes_to_read": NUMBER, "memory_mb": NUMBER}
-    if wrong := [f"header: {key}" for key, kind in kinds.items() if not isinstance(header.get(key), kind)]:
+    if wrong := [
+        f"header: {key}"
+        for key, kind in kinds.items()
+        if not isinstance(header.get(key), kind)
+    ]:
         return wrong
     minutes, measured = header["minutes_to_run"], header.get("measured", {})
     if set(minutes) != {"cpu", "gpu"} or not isinstance(minutes["cpu"], NUMBER):
@@ -104,10 +116,13 @@ def header_problems(header: dict) -> list[str]:
         "header: unknown key": set(header) - set(kinds) - {"executed", "measured"},
         "header: a key without content": not all(header[key] for key in kinds),
         "header: a prerequisite that is no chapter": any(
-            re.match(r"\d\d_", name) and not chapter_file(name) for name in header["prerequisites"]
+            re.match(r"\d\d_", name) and not chapter_file(name)
+            for name in header["prerequisites"]
         ),
-        f"header: promises less than was measured, {measured}": minutes["cpu"] < measured.get("minutes", 0)
-        or header["memory_mb"] < measured.get("memory_mb", 0),
+        f"header: promises less than was measured, {measured}": (
+            minutes["cpu"] < measured.get("minutes", 0)
+            or header["memory_mb"] < measured.get("memory_mb", 0)
+        ),
     }
     return [what for what, wrong in checks.items() if wrong]
 
@@ -119,8 +134,12 @@ def cell_problems(cell) -> list[str]:
     checks = {
         "ends in an error": "raises-exception" not in tags(cell)
         and any(output.output_type == "error" for output in cell.outputs),
-        "prints to stderr, a warning perhaps": any(output.get("name") == "stderr" for output in cell.outputs),
-        "shows a widget, which is nothing without a kernel": any("widget" in kind for kind in data),
+        "prints to stderr, a warning perhaps": any(
+            output.get("name") == "stderr" for output in cell.outputs
+        ),
+        "shows a widget, which is nothing without a kernel": any(
+            "widget" in kind for kind in data
+        ),
         "a figure that is not PNG": data & {"image/svg+xml", "image/jpeg"},
         "a figure without a name or caption": "image/png" in data
         and not (figure.get("name") and figure.get("caption")),
@@ -139,21 +158,27 @@ def problems(notebook, url: str) -> list[str]:
     machine = OF_THIS_MACHINE.search(text)
     install = code[0] if code else None
     checks = {
-        "the first cell differs from the header": notebook.cells[0].source != first_cell(header),
+        "the first cell differs from the header": notebook.cells[0].source
+        != first_cell(header),
         "the first code cell is not the install cell": not install
-        or (install.source, tags(install), install.outputs) != (INSTALL.format(url=url), ["remove-cell"], []),
+        or (install.source, tags(install), install.outputs)
+        != (INSTALL.format(url=url), ["remove-cell"], []),
         "the code changed since it was executed": header.get("executed") != digest(notebook),
         "not executed once, from top to bottom": [cell.execution_count for cell in code]
         != [number + 1 for number in range(len(code))],
         "no output is tagged nbval-check-output": not any(
             "nbval-check-output" in tags(cell) and cell.outputs for cell in code
         ),
-        "nothing is asserted": not any(re.search(r"^\s*assert\b", cell.source, re.M) for cell in code),
+        "nothing is asserted": not any(
+            re.search(r"^\s*assert\b", cell.source, re.M) for cell in code
+        ),
         f"something of this machine: {machine and machine[0]}": machine,
         "more than 1 MB": len(text) > 1_000_000,
     }
     return [what for what, wrong in checks.items() if wrong] + [
-        f"cell {number}: {what}" for number, cell in enumerate(code, 1) for what in cell_problems(cell)
+        f"cell {number}: {what}"
+        for number, cell in enumerate(code, 1)
+        for what in cell_problems(cell)
     ]
 
 
@@ -165,18 +190,26 @@ def normalize(notebook) -> None:
     )
     notebook.cells[0].source = first_cell(header)
     for cell in notebook.cells:
-        kept = {key: value for key, value in cell.metadata.items() if key in ("mystnb", "tags")}
+        kept = {
+            key: value for key, value in cell.metadata.items() if key in ("mystnb", "tags")
+        }
         cell.metadata = nbformat.from_dict(kept)
     for cell in code_cells(notebook):
         outputs = []
         for output in cell.outputs:  # a stream arrives in pieces that depend on timing
-            if outputs and output.output_type == "stream" and output.name == outputs[-1].get("name"):
+            if (
+                outputs
+                and output.output_type == "stream"
+                and output.name == outputs[-1].get("name")
+            ):
                 outputs[-1].text += output.text
             else:
                 outputs.append(output)
         for output in outputs:
-            if output.get("name") == "stderr":  # a progress bar rewrites its line; a warning stays
-                output.text = "\n".join(line for line in output.text.split("\n") if "\r" not in line).strip()
+            if output.get("name") == "stderr":
+                # A progress bar rewrites its line; a warning stays.
+                lines = [line for line in output.text.split("\n") if "\r" not in line]
+                output.text = "\n".join(lines).strip()
         cell.outputs = [output for output in outputs if output.get("text") != ""]
 
 
@@ -184,12 +217,16 @@ def execute(notebook, name: str) -> dict:
     """Execute in a fresh kernel, and say what that took."""
 
     def progress(cell, cell_index):
-        print(f"\r{name}: cell {cell_index} of {len(notebook.cells) - 1}", end=" ", flush=True)
+        print(
+            f"\r{name}: cell {cell_index} of {len(notebook.cells) - 1}", end=" ", flush=True
+        )
 
     notebook.cells.append(nbformat.v4.new_code_cell(PEAK_MEMORY))
     here = {"metadata": {"path": str(BOOK)}}
     began = time.perf_counter()
-    client = NotebookClient(notebook, kernel_name="python3", record_timing=False, resources=here)
+    client = NotebookClient(
+        notebook, kernel_name="python3", record_timing=False, resources=here
+    )
     client.on_cell_start = progress
     # numpyro imports a progress bar that asks every kernel for widgets; the pages have none.
     client.execute(env=os.environ | {"PYTHONWARNINGS": "ignore:IProgress not found"})
@@ -207,7 +244,7 @@ def run(paths: list[Path], everything: bool) -> None:
         changed = header.get("executed") != digest(notebook)
         if changed or everything:
             measured = execute(notebook, path.stem)
-            # Same code, same file: the stored measurement changes only where it would mislead.
+            # Same code, same file: the stored measurement changes only where it misleads.
             if changed or header_problems({**header, "measured": measured}):
                 header |= {"executed": digest(notebook), "measured": measured}
         normalize(notebook)
@@ -223,7 +260,9 @@ def full() -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in notebooks():
         notebook = read(path)
-        for cell in [cell for cell in code_cells(notebook) if 'size = "quick"' in cell.source]:
+        for cell in [
+            cell for cell in code_cells(notebook) if 'size = "quick"' in cell.source
+        ]:
             cell.source = cell.source.replace('size = "quick"', 'size = "full"')
             execute(notebook, path.stem)
             nbformat.write(notebook, target / path.name)
@@ -257,7 +296,8 @@ def addresses(url: str) -> list[str]:
 def tracked() -> list[Path]:
     """List the text files of the repository, new ones among them."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    names = listed.stdout.splitlines()
     paths = [ROOT / name for name in names if "_extra/" not in name]
     return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()]
 
