@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from zipfile import ZipFile
@@ -144,3 +145,14 @@ def test_packages(tmp_path):
         assert not [name for name in names if name.startswith(("tests", "book"))]
     python = environment(tmp_path / "venv", wheel)
     assert "True" in call(python, "-c", USE, cwd=tmp_path)
+
+
+def test_oldest_versions(tmp_path):
+    """The library's examples run with the lower bounds of pyproject.toml, and not only with the newest."""
+    python = environment(tmp_path / "venv", "pytest")
+    lowest = ("--resolution", "lowest-direct", "--python", python)
+    call(Path(sys.prefix, "bin", "uv"), "pip", "install", "--quiet", *lowest, ROOT)
+    bounds = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    installed = versions(python)
+    assert all(installed[name].startswith(bound) for name, bound in (line.split(">=") for line in bounds))
+    call(python, "-m", "pytest", "--quiet", "--doctest-modules", "--pyargs", "himlib", cwd=tmp_path)
