@@ -319,7 +319,7 @@ def _next_tolerance(distances, epsilon, quantile, last):
 def _importance(log_mixture, u, population, weights):
     """Weights of draws u that the kernel proposed around a weighted population."""
     # In the kernel's own coordinates and double precision, or close particles would round to one.
-    means, factor = map(np.float64, population[:2])
+    means, factor = (np.asarray(part, np.float64) for part in population[:2])
     center = means.mean(0)
     whitened, means = (u.dtype.type(np.linalg.solve(factor, (v - center).T).T) for v in (u, means))
     log_w = np.float64(log_mixture(u, whitened, means, np.float32(np.log(np.maximum(weights, 1e-30)))))
