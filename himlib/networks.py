@@ -59,7 +59,8 @@ def pure(build: Callable) -> Network:
 
     def apply(params, *inputs):
         # The structure is rebuilt from shapes alone, while tracing: params stays a plain pytree of arrays.
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), inputs)
+        dtype = jax.dtypes.canonicalize_dtype  # what JAX makes of NumPy's double precision
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), dtype(leaf.dtype)), inputs)
         graph, state = nnx.split(nnx.eval_shape(lambda *batch: build(nnx.Rngs(0), *batch), *shapes))
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)(*inputs)
