@@ -5,10 +5,14 @@ PYTHON ?= python3
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test course notebooks full bench constraints repository diff-setup clean
+.PHONY: help book test library course notebooks full bench constraints repository address diff-setup clean
 
 bin := .venv/bin
+# Tests of what rests on where a minimizer in single precision stops, or on sums of many terms.
+SENSITIVE := ratio comparison score_sums
 ready := .venv/ready
+get_uv = [ -x $(bin)/uv ] || { $(PYTHON) -m venv .venv && $(bin)/python -m pip install --quiet --disable-pip-version-check uv; }
+nowhere = grep -q OWNER/REPOSITORY _config.yml && echo "Before this is published: its links lead to OWNER/REPOSITORY, which is nowhere; make repository URL=... names the address"
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+[a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -16,23 +20,40 @@ help:  ## list the targets
 $(ready): pyproject.toml constraints.txt
 	@echo "Setting up .venv: 1.6 GB on disk, a minute or two"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	@[ -x $(bin)/uv ] || { $(PYTHON) -m venv .venv && $(bin)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@$(get_uv)
 	@$(bin)/uv pip install --python $(bin)/python --compile-bytecode -c constraints.txt -e . --group dev 2>&1 | grep -v '^ [-+~] '
 	@touch $@
 
 book: $(ready)  ## build the site from the stored outputs, warnings as errors
 	@start=$$SECONDS; $(bin)/jupyter-book build book -W -n --keep-going; echo "The book is built ($$((SECONDS - start)) s). Read it in a browser: _build/html/index.html"
+	@$(nowhere) || true
 
 test: $(ready)  ## run every test: style, library, chapters, book, site
 	@start=$$SECONDS; failed=; \
 	step() { local name=$$1 began=$$SECONDS; shift; echo "== $$name"; "$$@" || failed+=" [$$name]"; echo "== $$name: $$((SECONDS - began)) s"; }; \
 	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet ."; \
 	step "library and project" $(bin)/pytest -q -n 2 --durations=10 --ignore=tests/test_site.py --doctest-modules --cov=himlib tests himlib; \
+	[ "$$(uname -m)" != x86_64 ] || step "as an older processor rounds" env XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 OPENBLAS_CORETYPE=Nehalem $(bin)/pytest -q -n 2 $(SENSITIVE:%=tests/test_%.py); \
 	step "chapters, executed and compared" $(bin)/pytest -q --durations=10 -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/[0-9]*.ipynb; \
 	step "book" $(MAKE) --no-print-directory book; \
 	step "site in a browser" $(bin)/pytest -q -rs tests/test_site.py; \
 	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }; \
 	echo "All tests passed ($$((SECONDS - start)) s)"
+
+# Each in an environment of its own; what the tests need besides comes after it, and moves nothing.
+newest :=
+oldest := --resolution lowest-direct
+colab := -r tests/colab.txt
+place = _build/versions/$(VERSIONS)
+
+library:  ## test the library alone with other versions: make library VERSIONS=newest (or oldest, or colab)
+	@[[ " newest oldest colab " == *" $(VERSIONS) "* ]] || { echo "VERSIONS: expected newest, oldest or colab, got '$(VERSIONS)'"; exit 1; }
+	@$(get_uv)
+	@$(bin)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(place)
+	@$(bin)/uv pip install --quiet --python $(place) $($(VERSIONS)) -e .
+	@$(bin)/uv pip freeze --exclude-editable --python $(place) | tee $(place)/versions.txt
+	@$(bin)/uv pip install --quiet --python $(place) -c $(place)/versions.txt --group test
+	@$(place)/bin/python -m pytest -q -n 2 --durations=10 --doctest-modules himlib $$(grep -LE '^(from|import) notebooks' tests/test_*.py)
 
 course: $(ready)  ## make the course's students' and teacher's folders, into _build/course
 	@$(bin)/python book/course/course.py build
@@ -52,6 +73,9 @@ constraints: $(ready)  ## take the newest versions of everything into constraint
 
 repository: $(ready)  ## write the repository's address wherever it is needed: make repository URL=...
 	@$(bin)/python book/notebooks.py repository "$(URL)"
+
+address:  ## stop while the repository's address is a placeholder
+	@! { $(nowhere); }
 
 diff-setup: $(ready)  ## show notebooks as text in git diff
 	@git config diff.notebook.textconv "$(bin)/jupytext --to md --output -"; echo "git diff shows notebooks as text now"

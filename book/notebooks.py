@@ -38,9 +38,14 @@ if status.exists():
 else:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20)"""
 INSTALL = """import importlib.util
+from importlib.metadata import distributions
 
-if importlib.util.find_spec("himlib") is None:  # as on Colab; an installed JAX stays as it is
-    %pip install --quiet "himlib @ git+{url}@main\""""
+if importlib.util.find_spec("himlib") is None:  # as on Colab, whose JAX stays as it is
+    kept = " ".join(f"jax=={{at.version}}" for at in distributions() if at.name == "jax")
+    %pip install --quiet "himlib @ git+{url}@main" {{kept}}
+    import jax
+
+    print(jax.devices())"""
 
 
 def repository_url() -> str:

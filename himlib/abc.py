@@ -23,7 +23,7 @@ from himlib.acceptance import (
     ABCResult,
     Generation,
     Run,
-    check_problem,
+    check_summary,
     check_tolerance,
     joined,
     merged,
@@ -48,7 +48,10 @@ def euclidean(simulated: jax.Array, observed: jax.Array) -> jax.Array:
     >>> float(euclidean(jnp.array([3.0, 0.0]), jnp.array([0.0, 4.0])))
     5.0
     """
-    return jnp.sqrt(jnp.sum((simulated - observed) ** 2))
+    difference = simulated - observed
+    largest = jnp.max(jnp.abs(difference), initial=0.0)
+    unit = jnp.where(largest > 0, largest, 1.0)  # squares of 1e-20 or 1e20 are no numbers of single precision
+    return unit * jnp.sqrt(jnp.sum((difference / unit) ** 2))
 
 
 def rejection(
@@ -200,7 +203,8 @@ def mcmc(
         run.interrupted = True
     u, distances = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), joined(pieces))
     acceptance = np.mean(np.concatenate(moves)) if moves else 0.0
-    ess = min(distances.size, effective_sample_size(u).min()) if acceptance else starts
+    # In double precision, since it squares u.
+    ess = min(distances.size, effective_sample_size(np.float64(u)).min()) if acceptance else starts
     u, distances = merged((u, distances))
     return run.result(_constrained(space, u), distances, tolerance, acceptance, ess, stuck=acceptance == 0)
 
@@ -295,7 +299,7 @@ def smc(
             else:
                 epsilon = next(iter(schedule[len(generations) :]), None)
             covariance = np.atleast_2d(np.cov(u.T, aweights=weights))
-            factor = np.linalg.cholesky(2 * covariance + 1e-10 * np.trace(covariance) * np.eye(space.size))
+            factor = np.linalg.cholesky(covariance * (2 + 1e-10 * np.eye(space.size)))
             population = tuple(np.asarray(part, u.dtype) for part in (u, factor, np.cumsum(weights)))
     except KeyboardInterrupt:
         if not kept:
@@ -378,7 +382,7 @@ def standardize(
     True
     """
     check_key(key)
-    check_problem(model, data, summary)
+    check_summary(model, data, summary)
     check_counts(simulations=simulations)
     batch = min(100, simulations)
 
@@ -397,4 +401,4 @@ def standardize(
     scale = np.where(scale > 0, scale, summaries.std(axis=0))
     if not np.all(scale > 0):
         raise ValueError(f"summary: entry {np.argmin(scale)} is the same in the whole pilot; leave it out.")
-    return lambda data: (summary(data) - jnp.float32(location)) / jnp.float32(scale)
+    return lambda data: (summary(data) - jnp.asarray(location)) / jnp.asarray(scale)

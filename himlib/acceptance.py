@@ -13,13 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from himlib.algorithm import Data
-from himlib.checks import check_counts, check_data, check_model, check_shapes, noted
-from himlib.families import Space
+from himlib.checks import check_counts
 from himlib.models import HierarchicalImplicitModel
+from himlib.problem import check_problem, noted
 from himlib.random import check_key, normal
 
 CHUNK = 20  # batches, or steps of all chains, between two looks from outside
 FEW = 30.0  # effective draws below which no mean is worth quoting
+FAILING = 0.01  # share of simulations that are not finite from which the outcome speaks of them
 
 
 class ABCOutcome(Enum):
@@ -50,6 +51,11 @@ class ABCOutcome(Enum):
     NOT_FINITE = (
         "No simulation was finite, or its distance was not. Bound the simulator's state, narrow the "
         "prior, or mend the summary."
+    )
+    SUCCESSES_ONLY = (
+        "More than 1 % of the simulations were not finite, and counted as rejected: the draws are of the ABC "
+        "posterior given that the simulator succeeds. Bound its state or narrow the prior; or, if failure "
+        "is part of the model, return a flag for it beside x, and let the summary see it."
     )
     INTERRUPTED = "Stopped by hand: the draws are those made so far."
 
@@ -125,19 +131,6 @@ class ABCResult(NamedTuple):
     history: Generation | None = None
 
 
-class Same:
-    """Anything, compared by identity: a model whose prior is a dict has no hash."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __eq__(self, other):
-        return self.value is other.value
-
-    def __hash__(self):
-        return id(self.value)
-
-
 def simulate(model, summary, key, beta, data):
     """A data set for each row of beta: its summary, and whether it is finite."""
     size, rows = (jax.tree.leaves(tree)[0].shape[0] for tree in (beta, data.x))
@@ -161,12 +154,9 @@ class Programs(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def compiled(model: Same, summary: Callable, distance: Callable) -> Programs:
-    model = model.value
-
-    @lru_cache(maxsize=1)
+def compiled(model: HierarchicalImplicitModel, summary: Callable, distance: Callable) -> Programs:
     def space():  # refuses a discrete prior, with which rejection has no trouble
-        return Space(model.prior)
+        return model.space
 
     def measure(key, beta, data):
         """Distances of data sets simulated at each row of beta; infinite where anything is not finite."""
@@ -272,7 +262,7 @@ class Run:
 
     def __post_init__(self):
         check_key(self.key)
-        check_problem(self.model, self.data, self.summary)
+        check_summary(self.model, self.data, self.summary)
         if not callable(self.distance):
             raise TypeError(f"distance: expected a function of two summaries, got {self.distance!r}.")
         self.data = jax.tree.map(jnp.asarray, self.data)
@@ -283,7 +273,7 @@ class Run:
         if shape != ():
             raise ValueError(f"distance: expected one number for two summaries, got shape {shape}.")
         check_counts(simulations=self.limit)
-        self.programs = compiled(Same(self.model), self.summary, self.distance)
+        self.programs = compiled(self.model, self.summary, self.distance)
         self.bar = tqdm(total=self.limit, disable=not self.progress, desc="ABC", unit="simulation")
 
     def count(self, distances, **report):
@@ -349,6 +339,7 @@ class Run:
             ABCOutcome.STUCK: stuck,
             ABCOutcome.OUT_OF_SIMULATIONS: short,
             ABCOutcome.FEW: ess < FEW,
+            ABCOutcome.SUCCESSES_ONLY: self.not_finite > FAILING * self.simulations,
         }
         return next((outcome for outcome, sign in signs.items() if sign), ABCOutcome.COMPLETED)
 
@@ -371,10 +362,8 @@ def nearest(found, count):
     return take(found, np.argsort(found[1], kind="stable")[:count])
 
 
-def check_problem(model, data, summary):
-    check_model(model)
-    check_data(data, None)
-    check_shapes(model, data)
+def check_summary(model, data, summary):
+    check_problem(model, data, least=0.0)  # what is not finite is counted, as rejected
     if not callable(summary):
         raise TypeError(f"summary: expected a function of Data, got {type(summary).__name__}.")
     with noted("Raised in summary(data), which gets all of Data: data.x.mean() is one."):

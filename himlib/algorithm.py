@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from himlib.families import Frame
+from himlib.models import Frame
 
 __all__ = ["Algorithm", "Data", "Info", "State"]
 
@@ -45,11 +46,17 @@ class State(NamedTuple):
         The proposal of the current round, which also sets the units of q.
     step
         Steps taken.
+    wait
+        Steps in which q(beta) sets off slowly, those that are left and all of them, see
+        :func:`himlib.training.fit`.
+    identities
+        Running means of the curvature of r and of the information of its slopes along q, equal for a log
+        ratio (Bartlett), and how much is known of them. A centered score is weighed by their ratio.
 
     Examples
     --------
-    >>> State._fields
-    ('ratio', 'posterior', 'ratio_optimizer', 'posterior_optimizer', 'frame', 'step')
+    >>> State._fields[:3]
+    ('ratio', 'posterior', 'ratio_optimizer')
     """
 
     ratio: Any
@@ -58,6 +65,8 @@ class State(NamedTuple):
     posterior_optimizer: Any
     frame: Frame
     step: jax.Array
+    wait: jax.Array | None = None
+    identities: jax.Array | None = None
 
 
 class Info(NamedTuple):
@@ -114,6 +123,12 @@ class Algorithm(NamedTuple):
         ``log_ratio(state, x, z, beta, covariate) -> r`` for one datum.
     centered
         Whether the gradient for q(beta) is that of r less its mean under the model.
+    proposal
+        ``proposal(state) -> (2, d) array``: location and scale of the normal that beta is proposed from, in
+        unconstrained coordinates; None where nothing is proposed.
+    contrast
+        ``contrast(key, state, data) -> (x, z, beta, covariate, center)``: what a step would show r, joint
+        draws in the first half of the rows and the reference's in the second; None where r sees no beta.
 
     Examples
     --------
@@ -130,3 +145,16 @@ class Algorithm(NamedTuple):
     elbo: Callable
     log_ratio: Callable
     centered: bool = False
+    proposal: Callable | None = None
+    contrast: Callable | None = None
+
+
+def norm(tree: Any) -> jax.Array:
+    """Euclidean norm of all leaves together, such as a gradient's (optax has it under changing names).
+
+    Examples
+    --------
+    >>> float(norm({"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}))
+    5.0
+    """
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))

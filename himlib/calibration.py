@@ -17,6 +17,7 @@ from tqdm import tqdm
 from himlib.algorithm import Data
 from himlib.checks import check_counts, check_model
 from himlib.models import HierarchicalImplicitModel
+from himlib.problem import check_problem
 from himlib.random import check_key
 
 __all__ = ["Replications", "ranks", "region_ranks", "replicate"]
@@ -101,7 +102,8 @@ def replicate(
     vectorize
         Run all replications as one :func:`jax.vmap` of the posterior, in place of a loop.
     progress
-        Show a progress bar over the loop. Ctrl-C ends the loop with the replications reached.
+        Show a progress bar over the loop. Ctrl-C ends the loop with the replications reached; an error
+        in the loop keeps them in its attribute ``replications``.
 
     Returns
     -------
@@ -145,6 +147,7 @@ def replicate(
     rows = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(beta)}
     if rows != {(replications,)}:
         raise ValueError(f"beta: expected a leading axis of {replications} replications, got {sorted(rows)}.")
+    check_problem(model, Data(None, covariate), beta, observed=False)
 
     def simulate(key, beta):
         rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), beta)
@@ -162,29 +165,42 @@ def replicate(
         _check_draws(draws, beta)
         return evaluate(beta, draws, data)
 
+    def collect(beta, draws, values, drawn):
+        names, truth = _columns(beta, 1, "beta")
+        _, draws = _columns(draws, 2, "beta")
+        if quantities is not None:
+            more, values = _columns(values, 1, "quantity")
+            names, truth = names + more, np.concatenate([truth, values], axis=-1)
+            draws = np.concatenate([draws, _columns(drawn, 2, "quantity")[1]], axis=-1)
+        return Replications(names, truth, draws)
+
     keys = jax.random.split(k_run, replications)
     if vectorize:
-        beta, draws, values, drawn = jax.jit(jax.vmap(lambda *row: one(*row, simulate, evaluate)))(keys, beta)
-    else:
-        simulate, evaluate, done = jax.jit(simulate), jax.jit(evaluate), []
-        try:
-            for s in tqdm(range(replications), disable=not progress, desc="replications"):
-                row = one(keys[s], jax.tree.map(lambda leaf: leaf[s], beta), simulate, evaluate)  # noqa: B023
-                done.append(jax.tree.map(np.asarray, row))
-        except KeyboardInterrupt:
-            if not done:
-                raise
-        sizes = {jax.tree.leaves(row[1])[0].shape[0] for row in done}
-        if len(sizes) > 1:
-            raise ValueError(f"posterior: expected as many draws from each data set, got {sorted(sizes)}.")
-        beta, draws, values, drawn = jax.tree.map(lambda *rows: np.stack(rows), *done)
-    names, truth = _columns(beta, 1, "beta")
-    _, draws = _columns(draws, 2, "beta")
-    if quantities is not None:
-        more, values = _columns(values, 1, "quantity")
-        names, truth = names + more, np.concatenate([truth, values], axis=-1)
-        draws = np.concatenate([draws, _columns(drawn, 2, "quantity")[1]], axis=-1)
-    return Replications(names, truth, draws)
+        return collect(*jax.jit(jax.vmap(lambda *row: one(*row, simulate, evaluate)))(keys, beta))
+    simulate, evaluate, done = jax.jit(simulate), jax.jit(evaluate), []
+
+    def reached():
+        return collect(*jax.tree.map(lambda *rows: np.stack(rows), *done))
+
+    try:
+        for s in tqdm(range(replications), disable=not progress, desc="replications"):
+            row = one(keys[s], jax.tree.map(lambda leaf: leaf[s], beta), simulate, evaluate)  # noqa: B023
+            row = jax.tree.map(np.asarray, row)
+            sizes = {jax.tree.leaves(draws)[0].shape[0] for _, draws, *_ in (*done[:1], row)}
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"posterior: expected as many draws from each data set, got {sorted(sizes)}."
+                )
+            done.append(row)
+    except KeyboardInterrupt:
+        if not done:
+            raise
+    except Exception as error:
+        if done:
+            error.replications = reached()
+            error.add_note(f"Raised in replication {s}; the {s} before it are in error.replications.")
+        raise
+    return reached()
 
 
 def _check_draws(draws: Any, beta: Any) -> None:
@@ -292,7 +308,8 @@ def region_ranks(key: jax.Array, truth: np.ndarray, draws: np.ndarray, region: s
     """
     k_ties, k_points = jax.random.split(check_key(key))
     truth, draws = _check_replications(truth, draws)
-    pooled = np.concatenate([truth[:, None], draws], axis=1).astype(np.float64)
+    truth, draws = np.float64(truth), np.float64(draws)  # squares of 1e-20 are no numbers of single precision
+    pooled = np.concatenate([truth[:, None], draws], axis=1)
     if (
         region == "ellipse"
     ):  # the truth takes part in the center: else it would not be exchangeable with the draws

@@ -1,15 +1,24 @@
-r"""Posterior of many data by the centered score: an estimating equation that an inexact r cannot bias.
+r"""Posterior of many data by the centered score: an estimating equation that no inexact r biases.
 
 A sum of N log ratios repeats the error of r N times, while the posterior narrows as :math:`1/\sqrt N`: at
-large N any bias wins. What is solved here instead, for :math:`\beta`, is
+large N any bias wins. Less its expectation under the model, the slope of r has mean zero at the
+:math:`\beta` that made the data, whatever r is:
 
-.. math:: \nabla \log p(\beta) + \sum_{n=1}^N \Big( \nabla_\beta r(x_n, \beta)
-          - E_{x \sim p(x \mid \beta, c_n)} \nabla_\beta r(x, \beta) \Big) = 0.
+.. math:: \psi_n = \nabla_\beta r(x_n, \beta)
+          - E_{x \sim p(x \mid \beta, c_n)} \nabla_\beta r(x, \beta).
 
-At the rates that made the data each term has expectation zero whatever r is, so that the root is
-consistent (van der Vaart 1998, chapter 5); an exact r subtracts zero, and the root is the posterior's mode.
+So the root of :math:`\sum_n \psi_n` is consistent (van der Vaart 1998, chapter 5). A score is more: by
+Bartlett's identities its outer product :math:`I = E \psi \psi^\top` is its curvature
+:math:`A = -E\, \partial \psi / \partial \beta`. An inexact r breaks the second, and would weigh the prior
+wrongly: :math:`r = c \log p` has :math:`A \propto c` and :math:`I \propto c^2`. Both hold again for
+:math:`A^\top I^{-1} \psi`, and what is solved here, for :math:`\beta`, is
+
+.. math:: \nabla \log p(\beta) + A^\top I^{-1} \sum_{n=1}^N \psi_n = 0.
+
+For an exact r nothing is subtracted and :math:`A = I`: the root is the posterior's mode.
 """
 
+import math
 from collections.abc import Callable
 from enum import Enum
 from itertools import product
@@ -22,9 +31,9 @@ from jax.tree_util import Partial
 
 from himlib.algorithm import Data
 from himlib.checks import check_counts, check_model, check_ratio
-from himlib.families import Frame
-from himlib.models import HierarchicalImplicitModel
-from himlib.neural_ratio import Target, check_frame, check_sharding
+from himlib.models import Frame, HierarchicalImplicitModel
+from himlib.neural_ratio import check_frame, check_sharding
+from himlib.problem import check_problem
 from himlib.random import check_key
 from himlib.score_sums import Chunks, Equation, canonical, prior_terms
 
@@ -32,6 +41,9 @@ __all__ = ["Pass", "ScoreFit", "ScoreOutcome", "solve_score"]
 
 NEAR, FAR = 0.3, 10.0  # sds: a step so short ends the passes over all data, and over a part of them
 SKEW = 0.1  # of the curvature, relative
+AIM, MOST = 0.2, 64  # sds of noise to leave, where one pair leaves more than NEAR, and pairs at most
+MANY = 1000  # data whose own scores tell their variance, to 5 %
+ROUGH = 0.05  # relative: where A and I of fewer data differ by less, which is their noise, r may be exact
 
 
 class ScoreOutcome(Enum):
@@ -61,8 +73,8 @@ class ScoreOutcome(Enum):
         "per datum."
     )
     ASYMMETRIC = (
-        "The curvature is not symmetric, as that of any log-likelihood is. Mean and sandwich hold, but r is "
-        "a poor log ratio, and the sds may be too wide: train r longer, or on a wider proposal."
+        "The curvature is not symmetric, as that of any log-likelihood is. Mean and covariance hold, but r "
+        "is a poor log ratio, and the sds may be too wide: train r longer, or on a wider proposal."
     )
     NOT_FINITE = "A score was NaN or infinite. Bound the simulator's state or the features, or start nearer."
 
@@ -77,7 +89,7 @@ class Pass(NamedTuple):
     mean
         Where the pass ended, in unconstrained coordinates, shape (passes, d).
     sd
-        Standard deviations of the sandwich, shape (passes, d).
+        Standard deviations of the posterior, shape (passes, d).
     step
         Length of the step in these sds, the largest of all coordinates.
 
@@ -101,13 +113,17 @@ class ScoreFit(NamedTuple):
     mean
         The root of the centered score, shape (d,), in double precision.
     covariance
-        The sandwich :math:`A^{-1} (I + P) A^{-\top}` with A the curvature plus P, the prior's precision.
+        :math:`(A^\top I^{-1} A + P)^{-1}` with P the prior's precision; without centering, the sandwich
+        :math:`(A + P)^{-1} (I + P) (A + P)^{-\top}`.
     curvature
-        Minus the derivative of the summed centered score, measured by finite differences.
+        A, minus the derivative of the summed centered score, measured by finite differences.
     information
-        I, the sum of outer products of the centered scores. For the exact r it equals the curvature.
+        I, the sum of outer products of the centered scores, less what the noise of the simulated expectation
+        adds; below 1,000 data its expectation under the model. For the exact r it equals the curvature.
     noise
         Sds of the mean over repeated simulation of the expectation, in units of the posterior's sds.
+    pairs
+        Antithetic pairs of simulations per datum.
     history
         A :class:`Pass`.
     outcome
@@ -124,16 +140,72 @@ class ScoreFit(NamedTuple):
     curvature: np.ndarray
     information: np.ndarray
     noise: np.ndarray
+    pairs: int
     history: Pass
     outcome: ScoreOutcome
 
 
-def judge_derivatives(score, information, curvature) -> ScoreOutcome | None:
-    """Say what forbids a Newton step, if anything does."""
+class Step(NamedTuple):
+    """Newton's step over some chunks in units of the frame, and what it was made of."""
+
+    failure: ScoreOutcome | None
+    step: np.ndarray
+    covariance: np.ndarray
+    information: np.ndarray
+    curvature: np.ndarray
+    noise: np.ndarray
+    size: int
+
+
+def positive(matrix, least=1e-6) -> bool:
+    """Tell whether all eigenvalues are: those of M times a curvature, for M and it positive definite."""
+    eigenvalues = np.linalg.eigvals(matrix)
+    return bool(eigenvalues.real.min() > least * np.abs(eigenvalues).max())
+
+
+def less_noise(information, noise):
+    """What is left of the scores' outer products without the simulated noise: a tenth, in any direction."""
+    whiten = np.linalg.inv(np.linalg.cholesky(information))
+    shares, directions = np.linalg.eigh(whiten @ noise @ whiten.T)
+    root = np.linalg.solve(whiten, directions) * np.sqrt(1 - np.minimum(shares, 0.9))
+    return root @ root.T
+
+
+def newton(equation, model, u, count, progress) -> Step:
+    """Go once over the chunks."""
+    score, information, curvature, size, noise = equation.run(u, count, progress)
+    gradient, precision = prior_terms(u, equation.scale, model=model)
+
+    nothing = np.full_like(curvature, np.nan)
+    ended = Step(ScoreOutcome.NOT_FINITE, np.zeros_like(u), nothing, information, curvature, nothing[0], size)
     if not np.isfinite([score.sum(), information.sum(), curvature.sum()]).all():
-        return ScoreOutcome.NOT_FINITE
-    eigenvalues = np.linalg.eigvalsh(curvature + curvature.T)
-    return ScoreOutcome.NOT_DEFINITE if eigenvalues[0] <= 1e-6 * abs(eigenvalues[-1]) else None
+        return ended
+    bread = np.linalg.pinv(curvature)
+    own, noisy = (np.diag(bread @ part @ bread.T) for part in (information, noise))
+    ratio = np.sqrt(noisy / np.where(own > 0, own, 1.0))  # with less noise there may be a step
+    ended = ended._replace(failure=ScoreOutcome.NOT_DEFINITE, noise=ratio)
+    if not positive(curvature):
+        return ended
+    weight, meat = np.eye(len(u)), information
+    if equation.options["centered"]:
+        falls = curvature
+        if size < MANY:
+            information, falls = equation.expected(u, size)
+        if not (np.isfinite(information.sum() + falls.sum()) and positive(information, 1e-12)):
+            return ended
+        if size >= MANY:
+            information = less_noise(information, noise)
+        whiten = np.linalg.inv(np.linalg.cholesky(information))
+        if size >= MANY or np.linalg.norm(whiten @ falls @ whiten.T - weight, 2) > ROUGH:
+            weight = falls.T @ whiten.T @ whiten
+        meat = (weight @ curvature + curvature.T @ weight.T) / 2
+    if np.linalg.eigvalsh(meat + precision)[0] <= 0:
+        return ended
+    bread = np.linalg.inv(weight @ curvature + precision)
+    covariance = bread @ (meat + precision) @ bread.T
+    noise = bread @ weight @ noise @ weight.T @ bread.T
+    step, ratio = bread @ (weight @ score + gradient), np.sqrt(np.diag(noise) / np.diag(covariance))
+    return Step(None, step, covariance, information, curvature, ratio, size)
 
 
 def judge(frame, last, noise, curvature) -> ScoreOutcome:
@@ -144,6 +216,8 @@ def judge(frame, last, noise, curvature) -> ScoreOutcome:
         return ScoreOutcome.MOVING
     if noise.max() > NEAR:
         return ScoreOutcome.NOISY
+    if not positive(curvature + curvature.T):
+        return ScoreOutcome.ASYMMETRIC
     whiten = np.linalg.inv(np.linalg.cholesky((curvature + curvature.T) / 2))
     skew = np.linalg.norm(whiten @ (curvature - curvature.T) @ whiten.T / 2, 2)
     return ScoreOutcome.ASYMMETRIC if skew > SKEW else ScoreOutcome.CONVERGED
@@ -159,7 +233,7 @@ def solve_score(
     chunks: int | None = None,
     chunk_size: int = 150_000,
     curvature_chunks: int = 1,
-    pairs: int = 1,
+    pairs: int | None = None,
     centered: bool = True,
     passes: int = 5,
     sharding: NamedSharding | None = None,
@@ -167,16 +241,20 @@ def solve_score(
 ) -> ScoreFit:
     r"""Solve the centered score by Newton's method, on subsets that grow tenfold up to all data.
 
-    With :math:`\bar s(\beta)` the sum of centered scores, each pass over the data is a step
+    With :math:`\bar s(\beta) = \sum_n \psi_n` the sum of centered scores, each pass over the data is a step
 
-    .. math:: \beta \leftarrow \beta + (A + P)^{-1} \big(\bar s(\beta) + \nabla \log p(\beta)\big), \qquad
-              A = -\partial \bar s / \partial \beta,
+    .. math:: \beta \leftarrow \beta + (G + P)^{-1} \big(A^\top I^{-1} \bar s(\beta)
+              + \nabla \log p(\beta)\big), \qquad G = A^\top I^{-1} A, \quad
+              A = -\partial \bar s / \partial \beta, \quad I = \sum_n \psi_n \psi_n^\top,
 
-    in unconstrained coordinates, where P is the precision of the prior. A is measured, by differences of
-    :math:`\bar s` at :math:`\pm 0.05` scales of the frame under the same noise: the sum of outer products I
-    is the curvature of the exact r only, and with an inexact one in its place the steps may overshoot. The
-    expectation in :math:`\bar s` is the mean over antithetic noise, :math:`\pm \epsilon`, one pair per
-    datum; quadrature with few nodes is biased, and its bias is repeated N times.
+    in unconstrained coordinates, where P is the precision of the prior, and G + P that of the posterior. A is
+    measured, by differences of :math:`\bar s` at :math:`\pm 0.05` scales of the frame under the same noise.
+    For the exact r, I = A, and nothing is rescaled. Below 1,000 data, whose own scores would tell I too
+    roughly, the weight :math:`A^\top I^{-1}` is that of 20,000 data which the model makes at
+    :math:`\beta`, and one where the two agree to 5 %.
+
+    The expectation in each :math:`\psi_n` is the mean over antithetic noise, :math:`\pm \epsilon`; quadrature
+    with few nodes is biased, and its bias is repeated N times.
 
     Parameters
     ----------
@@ -201,7 +279,9 @@ def solve_score(
     curvature_chunks
         Chunks on which A is measured in each pass, at the cost of 2 d passes over them.
     pairs
-        Antithetic pairs per datum.
+        Antithetic pairs per datum. None takes one where its noise moves the mean by no more than 0.3 sd, as
+        it does for additive noise, and else as many as leave 0.2 sd, up to 64. A pair tells nothing of
+        spreads, in which the score is even. Blocks are cut so that memory does not grow with the pairs.
     centered
         If False, nothing is subtracted: the mode of the exact posterior where ``log_ratio`` is exact,
         biased where it is not.
@@ -243,42 +323,42 @@ def solve_score(
     if not callable(log_ratio):
         raise TypeError(f"log_ratio: expected a function, got {type(log_ratio).__name__}.")
     check_sharding(sharding)
-    check_counts(chunk_size=chunk_size, curvature_chunks=curvature_chunks, pairs=pairs, passes=passes)
-    target = Target(model)
-    frame = check_frame(frame, target.space.size)
+    check_counts(chunk_size=chunk_size, curvature_chunks=curvature_chunks, passes=passes)
+    if pairs is not None:
+        check_counts(pairs=pairs)
+    frame = check_frame(frame, model.space.size)
     load = Chunks(model, data, chunks, chunk_size, sharding)
+    check_problem(model, load.example, frame)
     log_ratio = log_ratio if isinstance(log_ratio, Partial) else Partial(log_ratio)
     x, covariate = load.example
-    r = jax.eval_shape(jax.vmap(log_ratio, (0, None, None, 0)), x, None, target.center(frame), covariate)
+    r = jax.eval_shape(
+        jax.vmap(log_ratio, (0, None, None, 0)), x, None, model.space.constrain(frame.location), covariate
+    )
     check_ratio(r.shape)
     equation = Equation(
-        key, log_ratio, load, frame.scale, curvature_chunks,
-        target=target, pairs=pairs, centered=centered, sharding=sharding,
+        key, log_ratio, load, frame.scale, curvature_chunks, pairs or 1,
+        model=model, centered=centered, sharding=sharding,
     )  # fmt: skip
     counts = [10**k for k in range(9) if 10**k < load.count] + [load.count]
-    u, history, failure = canonical(frame.location), [], None
+    u, history = canonical(frame.location), []
     for count, attempt in product(counts, range(passes)):
         if attempt and history[-1].step < (NEAR if count == load.count else FAR):
             continue  # near enough for so many data
-        score, information, curvature, size = equation.run(u, count, progress)
-        gradient, precision = (np.asarray(term, np.float64) for term in prior_terms(u, target=target))
-        gradient, precision = gradient * frame.scale, precision * frame.scale * frame.scale[:, None]
-        failure = judge_derivatives(score, information, curvature)
-        if failure is None:
-            bread = np.linalg.inv(curvature + precision)
-            covariance = bread @ (information + precision) @ bread.T
-            step, sd = bread @ (score + gradient), np.sqrt(np.diag(covariance))
-        else:
-            covariance, sd, step = np.full_like(curvature, np.nan), np.full_like(u, np.nan), np.zeros_like(u)
-        mean = u + frame.scale * step
-        history.append(Pass(size, mean, frame.scale * sd, np.max(np.abs(step) / sd)))
-        if failure is not None:
+        while True:
+            last = newton(equation, model, u, count, progress)
+            noise, used = last.noise.max(), equation.options["pairs"]
+            if pairs is not None or not noise > NEAR or used == MOST:
+                break
+            equation.set_pairs(min(MOST, math.ceil(used * (noise / AIM) ** 2)))
+        mean, sd = u + frame.scale * last.step, np.sqrt(np.diag(last.covariance))
+        history.append(Pass(last.size, mean, frame.scale * sd, np.max(np.abs(last.step) / sd)))
+        if last.failure is not None:
             break
         u = canonical(mean)
-    noise = np.zeros_like(u)
-    if centered and failure is None:
-        noise = np.sqrt(np.diag(bread @ equation.noise(u, size) @ bread.T)) / sd
-    outcome = failure or judge(frame, history[-1], noise, curvature)
+    outcome = last.failure or judge(frame, history[-1], last.noise, last.curvature)
     unit = np.outer(frame.scale, frame.scale)
     history = Pass(*map(np.array, zip(*history, strict=True)))
-    return ScoreFit(mean, covariance * unit, curvature / unit, information / unit, noise, history, outcome)
+    return ScoreFit(
+        mean, last.covariance * unit, last.curvature / unit, last.information / unit, last.noise,
+        used if centered else 0, history, outcome,
+    )  # fmt: skip

@@ -1,37 +1,17 @@
 """What can be refused before a run starts: what was expected, what came, the likely cause."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpyro.distributions import Delta
 
 from himlib.algorithm import State
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import HierarchicalImplicitModel, check_width
 from himlib.networks import Network
-
-
-@contextmanager
-def noted(text: str) -> Iterator[None]:
-    """Add to an error in a user's function how that function is called.
-
-    Examples
-    --------
-    >>> with noted("In simulate(key, beta, covariate)."):
-    ...     raise ValueError("shapes")
-    Traceback (most recent call last):
-    ValueError: shapes
-    In simulate(key, beta, covariate).
-    """
-    try:
-        yield
-    except Exception as error:
-        error.add_note(text)
-        raise
 
 
 def check_model(model: Any) -> None:
@@ -56,6 +36,7 @@ def check_rows(name: str, tree: Any, least: int = 2) -> int:
     >>> check_rows("beta", {"a": np.zeros(3), "b": np.zeros((3, 2))})
     3
     """
+    check_numbers(name, tree)
     leaves = jax.tree.leaves(tree)
     sizes = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in leaves}
     if len(sizes) != 1 or None in sizes:
@@ -91,6 +72,8 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
         raise TypeError(
             f"posterior: expected an instance of MeanFieldNormal, FullRankNormal or PointMass, got {got}."
         )
+    if isinstance(model.prior, Delta) and not isinstance(posterior, PointMass):
+        check_width([model.prior], [0.0])
     if not isinstance(ratio, Network):
         raise TypeError(
             f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}; "
@@ -173,6 +156,66 @@ def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_sample
         raise ValueError(f"ratio_batch: expected an even positive integer, got {ratio_batch!r}.")
 
 
+def check_precision(name: str, array: Any) -> None:
+    """Refuse numbers that JAX, which takes NumPy's 64 bits for 32, would make others of.
+
+    Of floating-point numbers each column must keep its spread: what is lost may have 1 % of its standard
+    deviation. A column that varies by rounding alone has nothing to lose.
+
+    Examples
+    --------
+    >>> check_precision("data: x", 1.7e9 + np.linspace(0, 1, 20))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: data: x is lost to single precision (20 values become 1): subtract an offset or change ...
+    """
+    if not isinstance(array, np.ndarray | np.generic) or not array.size:
+        return
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype == array.dtype:
+        return
+    array = np.atleast_1d(array)
+    with np.errstate(all="ignore"):  # what is not finite is for others to refuse
+        taken = array.astype(dtype)
+        if array.dtype.kind in "iu":
+            lost = taken != array
+        else:
+            largest = np.abs(array).max(0, initial=0, where=np.isfinite(array))
+            unit = np.where(largest > 0, largest, 1.0)  # its square may leave double precision, too
+            scaled, error = array / unit, array / unit - taken / unit
+            lost = (largest > np.finfo(dtype).max) | (largest > 0) & (largest < np.finfo(dtype).tiny)
+            lost |= error.std(0) > np.maximum(0.01 * scaled.std(0), 1e-13 * np.abs(scaled.mean(0)))
+    if np.any(lost):
+        counts = f"{len(np.unique(array))} values become {len(np.unique(taken))}"
+        raise ValueError(
+            f"{name} is lost to single precision ({counts}): subtract an offset or change the unit, in data "
+            "and simulator, or set jax_enable_x64."
+        )
+
+
+def check_numbers(name: str, tree: Any) -> None:
+    """Refuse what JAX does not take for numbers, or takes for others.
+
+    Examples
+    --------
+    >>> check_numbers("data", np.array(["a", "b"]))
+    Traceback (most recent call last):
+    TypeError: data: expected numbers, got an array of <U1.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex):
+            hint = "; see .to_numpy()" if hasattr(leaf, "to_numpy") else ""
+            raise TypeError(f"{name}: expected arrays, got {type(leaf).__name__}{hint}.")
+        dtype = getattr(leaf, "dtype", None) or jnp.result_type(leaf)
+        date = str(dtype).startswith(("datetime64", "timedelta64"))
+        if date or not any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.number)):
+            hint = "; subtract a date, see .astype(float)" if date else ""
+            raise TypeError(f"{name}: expected numbers, got an array of {dtype}{hint}.")
+        if np.ma.is_masked(leaf):
+            raise ValueError(f"{name}: missing or infinite values, which a mask hides.")
+        part = jax.tree_util.keystr(path, simple=True, separator=".")
+        check_precision(f"{name}: {part}" if part else name, leaf)
+
+
 def check_data(data: Any, batch_size: int | None) -> None:
     """Refuse observations that no model could have made.
 
@@ -186,13 +229,17 @@ def check_data(data: Any, batch_size: int | None) -> None:
     """
     if not hasattr(data, "covariate"):
         raise TypeError(f"data: expected Data(x, covariate), got {type(data).__name__}.")
+    check_numbers("data", data)
     leaves = jax.tree.leaves(data)
+    lists = [part for part in data if isinstance(part, list | tuple)]
     if not leaves or any(jnp.ndim(leaf) == 0 for leaf in leaves):
-        got = "; got a list, see jnp.asarray" if isinstance(data.x, list) else ""
+        got = f"; got a {type(lists[0]).__name__}, see jnp.asarray" if lists else ""
         raise ValueError(f"data: expected arrays with a leading axis of N observations{got}.")
     sizes = {len(leaf) for leaf in leaves}
     if len(sizes) > 1:
-        raise ValueError(f"data: x and covariate differ in their leading axes, {sorted(sizes)}.")
+        uneven = [part for part in lists if len({len(leaf) for leaf in jax.tree.leaves(part)}) > 1]
+        got = "; got a list of arrays of different lengths, pad them and see jnp.stack" if uneven else ""
+        raise ValueError(f"data: x and covariate differ in their leading axes, {sorted(sizes)}{got}.")
     (size,) = sizes
     if size == 0:
         raise ValueError("data: no observations.")
@@ -204,96 +251,6 @@ def check_data(data: Any, batch_size: int | None) -> None:
         finite = [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
         if not all(finite):
             raise ValueError("data: missing or infinite values.")
-
-
-def check_simulated(model: HierarchicalImplicitModel, data: Any, local: Any) -> None:
-    """Hold what the simulator promises against what was observed and what q expects.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp, numpyro.distributions as dist
-    >>> from himlib.algorithm import Data
-    >>> model = HierarchicalImplicitModel(dist.Normal(0, 1), noise_shape=(),
-    ...     generate=lambda noise, beta, covariate: (None, beta + noise))
-    >>> check_simulated(model, Data(jnp.zeros((3, 5))), None)
-    Traceback (most recent call last):
-    ValueError: simulator: gives x of shape () and float32, the data have (5,) and float32.
-    """
-    z = check_shapes(model, data)
-    if (z is None) != (local is None):
-        given = "no z; pass local=None." if z is None else "a z; pass a family for it."
-        raise ValueError(f"local: the simulator gives {given}")
-
-
-def check_shapes(model: HierarchicalImplicitModel, data: Any) -> Any:
-    """Hold the shapes of simulated x against those of the data, and return the shape of z.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> from himlib.algorithm import Data
-    >>> from himlib.simulators.conjugate import ConjugateGaussian
-    >>> check_shapes(ConjugateGaussian().model, Data(jnp.zeros(3))).shape
-    (3,)
-    """
-
-    def simulate(key, covariate):
-        beta = model.sample_prior(key, (jax.tree.leaves(data)[0].shape[0],))
-        return model.simulate_batch(key, beta, covariate)
-
-    call = "simulate(key" if model.generate is None else "generate(noise"
-    given = "Data has no covariate" if data.covariate is None else "with its row of Data's covariate"
-    with noted(f"Raised in {call}, beta, covariate), called for ONE datum under jax.vmap; {given}."):
-        made = jax.eval_shape(simulate, jax.random.key(0), data.covariate)
-    if not isinstance(made, tuple) or len(made) != 2:
-        got = "an array; return (None, x)" if hasattr(made, "shape") else type(made).__name__
-        raise TypeError(f"simulator: expected a pair (z, x), got {got}.")
-    z, x = made
-    if jax.tree.structure(x) != jax.tree.structure(data.x):
-        raise ValueError(
-            f"simulator: expected (z, x) with x like the data, {jax.tree.structure(data.x)}, "
-            f"got {jax.tree.structure(x)}; is the order (z, x)?"
-        )
-    for made, seen in zip(jax.tree.leaves(x), jax.tree.leaves(data.x), strict=True):
-        dtype = jax.dtypes.canonicalize_dtype(seen.dtype)  # what JAX makes of NumPy's double precision
-        if made.shape[1:] != seen.shape[1:] or made.dtype != dtype:
-            whole = jnp.issubdtype(dtype, jnp.integer) and jnp.issubdtype(made.dtype, jnp.floating)
-            raise ValueError(
-                f"simulator: gives x of shape {made.shape[1:]} and {made.dtype}, "
-                f"the data have {seen.shape[1:]} and {dtype}"
-                + ("; likely cause: whole numbers, see data.x.astype(float)" if whole else "")
-                + ("." if z is None else "; is the order (z, x)?")
-            )
-    return z
-
-
-def check_noise(model: HierarchicalImplicitModel, data: Any) -> None:
-    """Refuse a simulator whose x does not depend on its key or noise, such as one that draws by NumPy.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp, numpyro.distributions as dist
-    >>> from himlib.algorithm import Data
-    >>> model = HierarchicalImplicitModel(dist.Normal(0, 1),
-    ...     simulate=lambda key, beta, covariate: (None, beta + np.random.normal()))
-    >>> check_noise(model, Data(jnp.zeros(3)))
-    Traceback (most recent call last):
-    ValueError: simulator: x does not depend on key: draw from it (NumPy draws once, when JAX compiles).
-    """
-
-    def simulate(keys, covariate):
-        beta = model.sample_prior(keys[0], (jax.tree.leaves(data)[0].shape[0],))
-        # JAX refuses out_axes=None for an output that depends on what it maps over: here the keys alone.
-        return jax.vmap(lambda key: model.simulate_batch(key, beta, covariate)[1], out_axes=None)(keys)
-
-    try:
-        jax.eval_shape(simulate, jax.random.split(jax.random.key(0)), data.covariate)
-    except ValueError:
-        return
-    name = "key" if model.generate is None else "noise"
-    raise ValueError(
-        f"simulator: x does not depend on {name}: draw from it (NumPy draws once, when JAX compiles)."
-    )
 
 
 def check_state(state: Any) -> None:
@@ -337,6 +294,7 @@ def check_samples(p: Any, q: Any) -> None:
     """
     samples = {"p": p, "q": q}
     for name, sample in samples.items():
+        check_numbers(name, sample)
         dtype = getattr(sample, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             got = type(sample).__name__ if dtype is None else f"an array of {dtype}"
@@ -377,19 +335,3 @@ def check_ratio(shape: tuple[int, ...]) -> None:
     """
     if len(shape) != 1:
         raise ValueError(f"ratio: expected one number for each datum, got shape {shape[1:]}.")
-
-
-def check_finite(share: jax.Array) -> None:
-    """Refuse a simulator that gives numbers that are none, at the first proposal.
-
-    Examples
-    --------
-    >>> check_finite(0.75)
-    Traceback (most recent call last):
-    ValueError: simulator: 25.0% of some output is not finite at the prior: bound its state, narrow the prior.
-    """
-    if not isinstance(share, jax.core.Tracer) and share < 1:  # under vmap there is no value to look at
-        raise ValueError(
-            f"simulator: {1 - float(share):.1%} of some output is not finite at the prior: "
-            "bound its state, narrow the prior."
-        )

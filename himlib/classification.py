@@ -13,12 +13,13 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from himlib.algorithm import Algorithm, Data, Info, State
+from himlib.algorithm import Algorithm, Data, Info, State, norm
 from himlib.checks import check_counts, check_data, check_optimizers
-from himlib.families import Frame, FullRankNormal, MeanFieldNormal, PointMass
+from himlib.families import FullRankNormal, MeanFieldNormal, PointMass
 from himlib.label_generator import ROWS, Generator
 from himlib.label_ratios import count_ratio, margins, noise_points
 from himlib.losses import RatioLoss, get_loss
+from himlib.models import Frame
 from himlib.networks import Network
 from himlib.random import check_key, normal
 
@@ -189,8 +190,8 @@ def bayesian_classifier(
             elbo=value,
             ratio_loss=ratio_loss,
             accuracy=accuracy,
-            ratio_gradient=optax.global_norm(gradients[0]),
-            posterior_gradient=optax.global_norm(gradients[1]),
+            ratio_gradient=norm(gradients[0]),
+            posterior_gradient=norm(gradients[1]),
             spread=jnp.exp(jnp.log(posterior.moments(params)[1]).mean()),
         )
         return State(

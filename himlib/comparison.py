@@ -10,8 +10,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from himlib.algorithm import Data
-from himlib.checks import check_model, check_rows, check_samples
+from himlib.checks import check_rows, check_samples
 from himlib.models import HierarchicalImplicitModel
+from himlib.networks import standardization
+from himlib.problem import check_problem
 from himlib.random import check_key
 from himlib.ratio import classifier, fit_ratio
 
@@ -115,14 +117,16 @@ def c2st(key: jax.Array, first: Any, second: Any, *, folds: int = 5, steps: int 
 def _c2st(key, first, second, folds, steps):
     k_first, k_second, k_fit = jax.random.split(key, 3)
     pooled = jnp.concatenate([first, second])
-    scale = jnp.where(pooled.std(0) > 0, pooled.std(0), 1.0)
-    values, vectors = jnp.linalg.eigh(jnp.atleast_2d(jnp.cov((pooled / scale).T)))
-    # What is constant up to rounding stays as it is.
-    whiten = vectors / scale[:, None] / jnp.sqrt(jnp.where(values > 1e-6, values, 1.0))
+    shift, scale = standardization(pooled)
+    with jax.default_matmul_precision("float32"):  # on some GPUs the default has three digits
+        values, vectors = jnp.linalg.eigh(jnp.atleast_2d(jnp.cov(((pooled - shift) / scale).T)))
+        # What is constant up to rounding stays as it is.
+        whiten = vectors / jnp.sqrt(jnp.where(values > 1e-6, values, 1.0))
+        first, second = ((sample - shift) / scale @ whiten for sample in (first, second))
 
     def split(key, sample):
         size = len(sample) // folds
-        shuffled = jax.random.permutation(key, (sample - pooled.mean(0)) @ whiten)
+        shuffled = jax.random.permutation(key, sample)
         parts = shuffled[: size * folds].reshape(folds, size, -1)
         rest = np.array([[i for i in range(folds) if i != fold] for fold in range(folds)])
         return parts, parts[rest].reshape(folds, size * (folds - 1), -1)
@@ -186,10 +190,9 @@ def posterior_predictive(
     (True, True)
     """
     check_key(key)
-    check_model(model)
     draws = check_rows("beta", beta)
-    check_rows("data", data, 1)
-    observed, simulated = _predict(key, model.simulate_batch, beta, data, statistics)
+    check_problem(model, data, beta)
+    observed, simulated = _predict(key, model, beta, data, statistics)
     for leaf in jax.tree.leaves((observed, simulated)):
         if not np.isfinite(leaf).all():
             raise ValueError(
@@ -203,15 +206,14 @@ def posterior_predictive(
     return PredictiveCheck(observed, simulated, jax.tree.map(p_value, observed, simulated))
 
 
-# A bound method is compared by the identity of its model, whose prior need not be hashable.
-@partial(jax.jit, static_argnames=("simulate", "statistics"))
-def _predict(key, simulate, beta, data, statistics):
+@partial(jax.jit, static_argnames=("model", "statistics"))
+def _predict(key, model, beta, data, statistics):
     size = jax.tree.leaves(data)[0].shape[0]
 
     def one(inputs):
         key, beta = inputs
         rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), beta)
-        return statistics(Data(simulate(key, rows, data.covariate)[1], data.covariate))
+        return statistics(Data(model.simulate_batch(key, rows, data.covariate)[1], data.covariate))
 
     keys = jax.random.split(key, jax.tree.leaves(beta)[0].shape[0])
     return statistics(data), jax.lax.map(one, (keys, beta))

@@ -15,12 +15,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import chi2
 from jax.tree_util import Partial
-from numpyro.distributions.transforms import biject_to
 
 from himlib.algorithm import Algorithm, Data, State
 from himlib.checks import check_model, check_rows
-from himlib.families import Space
-from himlib.models import HierarchicalImplicitModel, is_distribution
+from himlib.models import HierarchicalImplicitModel, Space
 from himlib.random import check_key, normal
 
 __all__ = [
@@ -260,32 +258,20 @@ def score_test(
         )
     check_rows("beta and covariate", (beta, covariate), 20)
     log_ratio = log_ratio if isinstance(log_ratio, Partial) else Partial(log_ratio)
-    result, finite = _score(key, log_ratio, model.simulate_batch, beta, covariate)
+    result, finite = _score(key, log_ratio, model, beta, covariate)
     if finite < 1:
         raise ValueError(f"log_ratio: {1 - float(finite):.1%} of its gradients are not finite.")
     return result
 
 
-def coordinates(prior: Any) -> tuple[Space, Callable]:
-    """Return the unconstrained coordinates of a prior, and the function from beta to them."""
-    with jax.ensure_compile_time_eval():  # the prior's moments are numbers even while a function is traced
-        space = Space(prior)
-    leaves, tree = jax.tree.flatten(prior, is_leaf=is_distribution)
-    maps = [biject_to(leaf.support) for leaf in leaves]
-
-    def unconstrain(beta):
-        values = zip(maps, tree.flatten_up_to(beta), strict=True)
-        return ravel_pytree([m.inv(value) for m, value in values])[0]
-
-    return space, unconstrain
-
-
-def gradients(prior: Any, log_ratio: Callable, x: Any, z: Any, beta: Any, covariate: Any) -> jax.Array:
-    """Gradient of r in the unconstrained coordinates of beta, one row for each datum."""
-    space, unconstrain = coordinates(prior)
+def gradients(space: Space, log_ratio: Callable, x: Any, z: Any, beta: Any, covariate: Any) -> jax.Array:
+    """Gradient of r in unconstrained coordinates, in units of the prior's frame: a row for each datum."""
 
     def gradient(x, z, beta, covariate):
-        return jax.grad(lambda u: log_ratio(x, z, space.constrain(u), covariate))(unconstrain(beta))
+        u, scale = space.unconstrain(beta), space.frame.scale
+        return jax.grad(lambda v: log_ratio(x, z, space.constrain(u + scale * v), covariate))(
+            jnp.zeros_like(u)
+        )
 
     return jax.vmap(gradient)(x, z, beta, covariate)
 
@@ -297,13 +283,12 @@ def scores(key: jax.Array, model: HierarchicalImplicitModel, log_ratio: Callable
     else:
         noise = normal(key, (jax.tree.leaves(beta)[0].shape[0], *model.noise_shape))
         draws = [jax.vmap(model.generate)(sign * noise, beta, covariate) for sign in (1, -1)]
-    return [gradients(model.prior, log_ratio, x, z, beta, covariate) for z, x in draws]
+    return [gradients(model.space, log_ratio, x, z, beta, covariate) for z, x in draws]
 
 
-# A bound method is compared by the identity of its model, whose prior need not be hashable.
-@partial(jax.jit, static_argnames="simulate")
-def _score(key, log_ratio, simulate, beta, covariate):
-    rows = sum(parts := scores(key, simulate.__self__, log_ratio, beta, covariate)) / len(parts)
+@partial(jax.jit, static_argnames="model")
+def _score(key, log_ratio, model, beta, covariate):
+    rows = sum(parts := scores(key, model, log_ratio, beta, covariate)) / len(parts)
     size, d = rows.shape
     unit = jnp.sqrt(sum((part**2).mean(0) for part in parts) / len(parts))
     rows = rows / jnp.where(unit > 0, unit, 1.0)
@@ -313,5 +298,6 @@ def _score(key, log_ratio, simulate, beta, covariate):
     covariance = covariance + rounding**2 * jnp.eye(d)
     error = jnp.sqrt(jnp.diag(covariance))
     chi_square = mean @ jnp.linalg.solve(covariance, mean)
+    unit = unit / model.space.frame.scale  # of the prior's scale until here, whose inverse has no square
     result = ScoreTest(unit * mean, unit * error, mean / error, chi_square, chi2.sf(chi_square, d))
     return result, jnp.isfinite(rows).mean()

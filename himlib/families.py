@@ -11,7 +11,7 @@ so that learning rates mean the same whatever the units of the model.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,93 +19,12 @@ import numpy as np
 import numpyro.distributions as dist
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions.transforms import biject_to
 
-from himlib.models import is_distribution
-from himlib.networks import MLP, Network, Standardize, check_hidden, pure
+from himlib.models import Frame
+from himlib.networks import MLP, Network, Standardize, check_hidden, pure, standardization
 from himlib.random import normal
 
-__all__ = ["Frame", "FullRankNormal", "ImplicitConditional", "MeanFieldNormal", "PointMass", "Space"]
-
-
-class Frame(NamedTuple):
-    """A location and a scale for each unconstrained coordinate: the proposal, and q's units.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> float(Frame(jnp.array(1.0), jnp.array(2.0)).scale)
-    2.0
-    """
-
-    location: jax.Array
-    scale: jax.Array
-
-
-class Space:
-    r"""The unconstrained coordinates u of a prior's :math:`\beta`.
-
-    Parameters
-    ----------
-    prior
-        A numpyro distribution or a pytree of them, with continuous support.
-
-    Attributes
-    ----------
-    size
-        The number d of unconstrained coordinates.
-    frame
-        Location and scale of the prior there: its mean and sd on an unbounded support, else the
-        median and half the central 68 % of 1,000 draws.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp, numpyro.distributions as dist
-    >>> space = Space({"rate": dist.LogNormal(0, 1), "shift": dist.Normal(0, 1)})
-    >>> space.size, {name: float(value) for name, value in space.constrain(jnp.zeros(2)).items()}
-    (2, {'rate': 1.0, 'shift': 0.0})
-    """
-
-    def __init__(self, prior: Any):
-        leaves, tree = jax.tree.flatten(prior, is_leaf=is_distribution)
-        for leaf in leaves:
-            if leaf.support.is_discrete:
-                raise ValueError(f"prior: {type(leaf).__name__} is discrete; q(beta) is reparameterized.")
-        bijections = [biject_to(leaf.support) for leaf in leaves]
-        moments = [self._moments(*pair) for pair in zip(leaves, bijections, strict=True)]
-        location, unravel = ravel_pytree([location for location, _ in moments])
-        self.frame = Frame(location, ravel_pytree([scale for _, scale in moments])[0])
-        self.size = location.size
-
-        def constrain(u):
-            values = zip(bijections, unravel(u), strict=True)
-            return tree.unflatten([bijection(value) for bijection, value in values])
-
-        def unconstrain(beta):
-            values = zip(bijections, tree.flatten_up_to(beta), strict=True)
-            return ravel_pytree([bijection.inv(value) for bijection, value in values])[0]
-
-        def log_jacobian(u):
-            values = zip(bijections, unravel(u), strict=True)
-            return sum(jnp.sum(b.log_abs_det_jacobian(value, b(value))) for b, value in values)
-
-        #: u -> beta
-        self.constrain = constrain
-        #: beta -> u
-        self.unconstrain = unconstrain
-        #: u -> the log of the determinant of d beta / d u
-        self.log_jacobian = log_jacobian
-
-    @staticmethod
-    def _moments(leaf, bijection):
-        if leaf.support in (dist.constraints.real, dist.constraints.real_vector):
-            location, scale = jnp.broadcast_arrays(leaf.mean, jnp.sqrt(leaf.variance))
-            if bool(jnp.all(jnp.isfinite(location) & jnp.isfinite(scale))):
-                # A prior of integers, Normal(0, 1), has an integer mean, which would truncate u.
-                return jnp.asarray(location, scale.dtype), jnp.asarray(scale, scale.dtype)
-        draws = bijection.inv(leaf.sample(jax.random.key(0), (1000,)))
-        low, median, high = jnp.quantile(draws, jnp.array([0.16, 0.5, 0.84]), axis=0)
-        return median, (high - low) / 2
+__all__ = ["FullRankNormal", "ImplicitConditional", "MeanFieldNormal", "PointMass"]
 
 
 @dataclass(frozen=True)
@@ -282,12 +201,10 @@ class ImplicitConditional:
                 "set ImplicitConditional(shape=...)."
             )
         noise = normal(key, (len(z), self.noise_size))
-        scale = z.std(0)
+        shift, scale = standardization(z)
         return {
-            "network": self.network.init(key, noise, x, beta, covariate),
-            "shift": z.mean(0),
-            "scale": jnp.where(scale > 1e-6, scale, 1.0),
-        }
+            "network": self.network.init(key, noise, x, beta, covariate), "shift": shift, "scale": scale,
+        }  # fmt: skip
 
     def sample(self, params: dict, key: jax.Array, x: Any, beta: Any, covariate: Any) -> jax.Array:
         """One reparameterized z for each row of x, beta and covariate."""

@@ -11,20 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from himlib.algorithm import Algorithm, Info, State
-from himlib.checks import (
-    check_counts,
-    check_data,
-    check_finite,
-    check_optimizers,
-    check_options,
-    check_ratio,
-    check_simulated,
-)
-from himlib.families import PointMass, Space
+from himlib.algorithm import Algorithm, Info, State, norm
+from himlib.checks import check_counts, check_data, check_optimizers, check_options, check_ratio
+from himlib.families import PointMass
 from himlib.losses import get_loss
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
+from himlib.problem import check_local, check_measured, check_problem, measure
 from himlib.random import check_key, normal
 
 __all__ = ["joint_matching"]
@@ -82,13 +75,14 @@ def joint_matching(
     batch_size
         Pairs from either side in a step.
     penalty
-        The :math:`\gamma` above; x and z are in their own units.
+        The :math:`\gamma` above. Slopes have units: those of x and z should be such that their sds are
+        near one.
     decay
         The a in the averages over the steps, :math:`\bar\theta_t \propto \sum_{s \le t} a^{t - s} \theta_s`,
         of the weights and of q's parameters, from which all is sampled; 0 takes the last step.
     moments
         ``moments(x) -> vector`` for one datum. Adds to L the squared distance of their means over the
-        batch, under the data and under the model.
+        batch, under the data and under the model; in units in which their errors compare with nats.
     moment_weight
         The weight of that, a function of the step, so that it can be annealed.
     refit
@@ -150,7 +144,7 @@ def joint_matching(
     if isinstance(posterior_optimizer, dict):
         parts = {part: part for part in posterior_optimizer}
         posterior_optimizer = optax.partition(posterior_optimizer, parts)
-    space, loss = Space(model.prior), get_loss("log")
+    space, loss = model.space, get_loss("log")
 
     def one_ratio(params, x, z, covariate):
         return ratio.apply(params, x, z, None, covariate, None)
@@ -217,8 +211,8 @@ def joint_matching(
             elbo=value,
             ratio_loss=ratio_loss,
             accuracy=accuracy,
-            ratio_gradient=optax.global_norm(ratio_slope),
-            posterior_gradient=optax.global_norm(slope),
+            ratio_gradient=norm(ratio_slope),
+            posterior_gradient=norm(slope),
             spread=jnp.zeros(()),
         )
         return State(
@@ -249,17 +243,17 @@ def joint_matching(
             posterior_optimizer.init(params),
             space.frame,
             jnp.zeros((), jnp.int32),
-        ), jnp.stack([jnp.isfinite(leaf).mean() for leaf in jax.tree.leaves(pairs)]).min()
+        ), (jnp.stack([jnp.isfinite(leaf).mean() for leaf in jax.tree.leaves(pairs)]).min(), measure(z, x)[1])
 
     def init(key, data):
         check_data(data, batch_size)
-        check_simulated(model, data, local)
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(data.x)):
             raise ValueError(
                 "data: expected x in floating point, for r has a slope in it; see jax.nn.one_hot."
             )
-        state, finite = begin(check_key(key), data)
-        check_finite(finite)
+        check_local(check_problem(model, data, pair=True, least=None), local)
+        state, measured = begin(check_key(key), data)
+        check_measured(measured)
         return state
 
     def refine(key, state, data):

@@ -17,23 +17,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from himlib.algorithm import Algorithm, Data, Info, State
-from himlib.checks import (
-    check_data,
-    check_finite,
-    check_noise,
-    check_optimizers,
-    check_options,
-    check_ratio,
-    check_simulated,
-    check_sizes,
-    check_state,
-    noted,
-)
-from himlib.families import Frame, PointMass, Space
+from himlib.algorithm import Algorithm, Data, Info, State, norm
+from himlib.checks import check_optimizers, check_options, check_ratio, check_sizes, check_state
+from himlib.families import PointMass
 from himlib.losses import RatioLoss, get_loss
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import Frame, HierarchicalImplicitModel
 from himlib.networks import Network
+from himlib.problem import check_local, check_measured, check_problem, measure, noted
 from himlib.random import check_key, normal
 
 __all__ = ["ALGORITHM_1", "Data", "lfvi"]
@@ -130,7 +120,7 @@ def lfvi(
         If an argument is of the wrong kind, such as an implicit family (no density) for q(beta).
     ValueError
         If an option is unknown or out of range; in ``init``, if data and simulator do not agree, or x
-        depends on neither key nor noise.
+        depends on neither key nor noise, or not on beta.
 
     Notes
     -----
@@ -162,7 +152,7 @@ def lfvi(
     if isinstance(posterior_optimizer, dict):
         parts = {part: part for part in posterior_optimizer}
         posterior_optimizer = optax.partition(posterior_optimizer, parts)
-    space = Space(model.prior)
+    space = model.space
     apply_ratio = jax.vmap(ratio.apply, (None, 0, 0, 0, 0, None))
     log_ratio_of = loss.log_ratio or (lambda output: output)  # the hinge's goes into the ELBO as it is
 
@@ -183,7 +173,7 @@ def lfvi(
 
     def propose(key, state, size):
         frame = proposal_frame(state)
-        return jax.vmap(space.constrain)(frame.location + frame.scale * normal(key, (size, space.size)))
+        return frame.location + frame.scale * normal(key, (size, space.size))
 
     def sample_z(params, key, x, beta, covariate):
         return None if local is None else local.sample(params["z"], key, x, beta, covariate)
@@ -199,7 +189,8 @@ def lfvi(
         if jitter is not None:
             keys = jax.random.split(k_jitter, half)
             covariate = jax.vmap(jitter)(jnp.tile(keys, 2), covariate)
-        beta, covariate = spread_out((propose(k_beta, state, ratio_batch), covariate))
+        beta = jax.vmap(space.constrain)(propose(k_beta, state, ratio_batch))
+        beta, covariate = spread_out((beta, covariate))
         z, x = model.simulate_batch(k_model, beta, covariate)
         if reference == "predictive":
             other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
@@ -227,49 +218,85 @@ def lfvi(
         (value, accuracy), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         updates, optimizer = ratio_optimizer.update(gradient, optimizer, params)
         params = optax.apply_updates(params, updates)
-        return (params, optimizer), (value, accuracy, optax.global_norm(gradient))
+        return (params, optimizer), (value, accuracy, norm(gradient))
 
     def estimate(keys, params, state, data, weight):
         """Estimate equation 7 with the data term weighted; its gradient is for q(beta) alone."""
         k_beta, *k_data = keys
         v = posterior.sample(params["beta"], k_beta, posterior_samples)
         u = state.frame.location + state.frame.scale * v
-        beta = jax.vmap(space.constrain)(u)
-        value = jax.vmap(model.log_prior)(beta).mean()
+        value = jax.vmap(model.log_prior)(jax.vmap(space.constrain)(u)).mean()
         if not isinstance(posterior, PointMass):
             density = posterior.distribution(jax.lax.stop_gradient(params["beta"]))
             log_q = density.log_prob(v) - jax.vmap(space.log_jacobian)(u) - jnp.log(state.frame.scale).sum()
             value = value - log_q.mean()
         fixed = {**params, "z": jax.lax.stop_gradient(params.get("z"))}
-        return value + weight * data_term(k_data, fixed, beta, state, data, center_score)
+        term = centered_term if center_score else data_term
+        sums, identities = term(k_data, fixed, u, state, data)
+        return value, weight * sums, identities
 
-    def data_term(keys, params, beta, state, data, centered):
-        """Sum r over the data, averaged over draws of beta, which all go through r as one batch of rows."""
+    def in_rows(data):
+        """Every datum as often as there are draws of beta, which all go through r as one batch."""
+        return jax.tree.map(lambda leaf: jnp.tile(leaf, (posterior_samples,) + (1,) * (leaf.ndim - 1)), data)
+
+    def sum_of_r(state, x, z, betas, covariate):
+        return log_ratio_of(apply_ratio(state.ratio, x, z, betas, covariate, center(state))).sum()
+
+    def data_term(keys, params, u, state, data):
+        """Sum r over the data, averaged over draws of u."""
+        k_z, _ = keys
+        size, (x, covariate) = jax.tree.leaves(data)[0].shape[0], in_rows(data)
+        betas = jax.tree.map(lambda leaf: jnp.repeat(leaf, size, axis=0), jax.vmap(space.constrain)(u))
+        z = sample_z(params, k_z, x, betas, covariate)
+        return sum_of_r(state, x, z, betas, covariate) / posterior_samples, state.identities
+
+    def centered_term(keys, params, u, state, data):
+        """The same value; its gradient is that of r less its mean under the model, in r's own scale.
+
+        The slopes of c log p hold c squared times the information of those of log p, and their mean falls
+        c times as fast: A / I = 1 / c weighs them so that the prior beside them keeps its weight. Both are
+        measured along the difference of two draws of u.
+        """
         k_z, k_model = keys
-        size = jax.tree.leaves(data)[0].shape[0]
-        betas = jax.tree.map(lambda leaf: jnp.repeat(leaf, size, axis=0), beta)
-        repeats = (posterior_samples,)
-        x, covariate = jax.tree.map(lambda leaf: jnp.tile(leaf, repeats + (1,) * (leaf.ndim - 1)), data)
+        size, (x, covariate) = jax.tree.leaves(data)[0].shape[0], in_rows(data)
+        rows = jax.lax.stop_gradient(jnp.repeat(u, size, axis=0))
+        betas = jax.vmap(space.constrain)(rows)
 
-        def total(x, z):
-            r = log_ratio_of(apply_ratio(state.ratio, x, z, betas, covariate, center(state)))
-            return r.sum() / posterior_samples
+        def of_model(rows, x, z, covariate):
+            return sum_of_r(state, x, z, jax.vmap(space.constrain)(rows), covariate)
 
-        value = total(x, sample_z(params, k_z, x, betas, covariate))
-        if centered:
-            still = jax.lax.stop_gradient(betas)
-            if model.generate is None:
-                draws = [model.simulate_batch(k_model, still, covariate)]
-            else:
-                noise = normal(k_model, (size * posterior_samples, *model.noise_shape))
-                draws = [jax.vmap(model.generate)(sign * noise, still, covariate) for sign in (1, -1)]
-            expected = sum(total(x, z) for z, x in draws) / len(draws)
-            value = value - expected + jax.lax.stop_gradient(expected)  # centers the gradient only
-        return value
+        def of_data(rows):
+            z = sample_z(params, k_z, x, jax.vmap(space.constrain)(rows), covariate)
+            return of_model(rows, x, z, covariate)
+
+        if model.generate is None:
+            draws = [model.simulate_batch(k_model, betas, covariate)]
+        else:
+            noise = normal(k_model, (len(rows), *model.noise_shape))
+            draws = [jax.vmap(model.generate)(sign * noise, betas, covariate) for sign in (1, -1)]
+        value, seen = jax.value_and_grad(of_data)(rows)
+        made = [jax.grad(of_model)(rows, x, z, covariate) for z, x in draws]
+        slope = (seen - sum(made) / len(made)).reshape(posterior_samples, size, -1).sum(1)
+        identities = state.identities
+        if posterior_samples > 1:  # what is simulated at the second draw, seen from the first
+            here, there = slice(size), slice(size, 2 * size)
+            (z, x), one = jax.tree.map(lambda leaf: leaf[there], draws[0]), rows[here]
+            away = jax.grad(of_model)(one, x, z, jax.tree.map(lambda leaf: leaf[here], covariate))
+            along = rows[there] - one
+            away, *home = ((part[here] * along).sum(1) for part in (away, *made))
+            home = jnp.stack(home)
+            new = jnp.stack([away.mean() - home.mean(), home.var(), jnp.ones(())])
+            identities = 0.99 * identities + 0.01 * new
+        curvature, information, known = identities
+        scale = jnp.clip(curvature / jnp.where(information > 0, information, 1.0), 1 / 8, 8.0)
+        scale = jnp.where(information > 0, scale, 1.0) ** known**2  # a hundred steps say what it is
+        pull = jnp.sum(scale * slope * u) / posterior_samples
+        fixed = jax.lax.stop_gradient(value / posterior_samples - pull)
+        return fixed + pull, identities
 
     def elbo(key, state, data):
         check_state(state)
-        return estimate(jax.random.split(check_key(key), 3), state.posterior, state, data, 1.0)
+        return sum(estimate(jax.random.split(check_key(key), 3), state.posterior, state, data, 1.0)[:2])
 
     def posterior_step(keys, state, data):
         k_index, k_proposal, *keys = keys
@@ -281,19 +308,27 @@ def lfvi(
             weight = size / batch_size
 
         def objective(params):
-            value = estimate(keys[:3], params, state, data, weight)
-            loss = -value
+            prior_term, sums, identities = estimate(keys[:3], params, state, data, weight)
+            loss = -prior_term - pace * sums
             if local is not None:  # at proposed beta, or it would be right at q's center alone
                 fixed = {**params, "beta": None}
-                loss = loss - weight * data_term(keys[3:], fixed, beta, state, data, False)
-            return loss / size, value
+                loss = loss - weight * data_term(keys[3:], fixed, u, state, data)[0]
+            return loss / size, (prior_term + sums, identities)
 
-        beta = propose(k_proposal, state, posterior_samples)
-        (_, value), gradient = jax.value_and_grad(objective, has_aux=True)(state.posterior)
+        wait, pace = state.wait, 1.0
+        if wait is not None:  # q(z) does not wait: it learns beside r
+            left, steps = wait
+            pace = jnp.clip(1 - left / jnp.maximum(steps, 1), 0.0, 1.0) ** 2  # none, and then more and more
+            wait = jnp.stack([jnp.maximum(left - 1, 0), steps])
+        u = propose(k_proposal, state, posterior_samples)
+        (_, (value, identities)), gradient = jax.value_and_grad(objective, has_aux=True)(state.posterior)
         updates, optimizer = posterior_optimizer.update(gradient, state.posterior_optimizer, state.posterior)
-        params = optax.apply_updates(state.posterior, updates)
-        state = state._replace(posterior=params, posterior_optimizer=optimizer)
-        return state, value, optax.global_norm(gradient)
+        updates = {**updates, "beta": jax.tree.map(lambda leaf: pace * leaf, updates["beta"])}
+        state = state._replace(
+            posterior=optax.apply_updates(state.posterior, updates), posterior_optimizer=optimizer,
+            identities=identities, wait=wait,
+        )  # fmt: skip
+        return state, value, norm(gradient)
 
     def step(key, state, data):
         # All keys of a step from one split: each one more costs a tenth of a second to compile.
@@ -322,8 +357,8 @@ def lfvi(
         """Start r and the optimizers afresh, at the state's frame and q; init and refine share it."""
         k_ratio, *keys = jax.random.split(key, 7)
         *batch, middle = contrast(keys, state, data)
-        leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(batch)]
-        finite = jnp.stack([jnp.isfinite(leaf).mean() for leaf in leaves]).min()
+        finite = jnp.stack([jnp.isfinite(leaf).mean() for leaf in jax.tree.leaves(batch)]).min()
+        z, x = jax.tree.map(lambda leaf: leaf[:ratio_batch], (batch[1], batch[0]))
         centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * ratio_batch, *leaf.shape)), middle)
         with noted("Raised in the ratio network, a function of one datum's (x, z, beta, covariate, center)."):
             params = ratio.init(k_ratio, *batch, centers)
@@ -333,7 +368,7 @@ def lfvi(
             ratio_optimizer=ratio_optimizer.init(params),
             posterior_optimizer=posterior_optimizer.init(state.posterior),
         )
-        return state, finite
+        return state, (finite, measure(z, x)[1])
 
     @jax.jit
     def start_local(key, data):
@@ -346,15 +381,15 @@ def lfvi(
 
     def init(key, data):
         k_local, k_restart = jax.random.split(check_key(key))
-        check_data(data, batch_size)
-        check_simulated(model, data, local)
-        check_noise(model, data)
+        check_local(check_problem(model, data, batch_size=batch_size, least=None), local)
         params = {"beta": posterior.init(space.size)}
         if local is not None:
             params["z"] = start_local(k_local, data)
-        state = State(None, params, None, None, space.frame, jnp.zeros((), jnp.int32))
-        state, finite = restart(k_restart, state, data)
-        check_finite(finite)
+        count = jnp.zeros(3, jnp.int32)
+        wait = count[1:] if proposal == "round" else None  # an r that follows q learns where q is
+        state = State(None, params, None, None, space.frame, count[0], wait, jnp.zeros(3))
+        state, measured = restart(k_restart, state, data)
+        check_measured(measured)
         return state
 
     def moments(state):
@@ -368,7 +403,8 @@ def lfvi(
         location, scale = moments(state)
         frame = Frame(location, jnp.minimum(width * scale, state.frame.scale))
         beta = posterior.reframe(state.posterior["beta"], state.frame, frame)
-        state = State(None, {**state.posterior, "beta": beta}, None, None, frame, state.step)
+        posterior_params, zero = {**state.posterior, "beta": beta}, jnp.zeros_like(state.identities)
+        state = State(None, posterior_params, None, None, frame, state.step, state.wait, zero)
         return restart(check_key(key), state, data)[0]
 
     def sample_beta(key, state, size):
@@ -386,4 +422,28 @@ def lfvi(
         check_state(state)
         return log_ratio_of(ratio.apply(state.ratio, x, z, beta, covariate, center(state)))
 
-    return Algorithm(init, step, refine, moments, sample_beta, sample_local, elbo, log_ratio, center_score)
+    def shown(key, state, data):
+        """All that a step with this key shows r: the joint rows of its ratio steps, then the others."""
+        check_state(state)
+        keys = jax.random.split(check_key(key), 6 * ratio_steps + 7)[7:].reshape(ratio_steps, 6)
+        *rows, middle = jax.vmap(lambda keys: contrast(keys, state, data))(keys)
+
+        def flat(leaf):
+            leaf = leaf.reshape(ratio_steps, 2, ratio_batch, *leaf.shape[2:]).swapaxes(0, 1)
+            return leaf.reshape(2 * ratio_steps * ratio_batch, *leaf.shape[3:])
+
+        return (*jax.tree.map(flat, rows), jax.tree.map(lambda leaf: leaf[0], middle))
+
+    return Algorithm(
+        init,
+        step,
+        refine,
+        moments,
+        sample_beta,
+        sample_local,
+        elbo,
+        log_ratio,
+        center_score,
+        lambda state: jnp.stack(proposal_frame(state)),
+        shown,
+    )

@@ -4,16 +4,27 @@ A model is written for ONE datum. Everything that needs many data lifts it with 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.flatten_util import ravel_pytree
 from numpyro.distributions import Distribution
+from numpyro.distributions.transforms import biject_to
 
 from himlib.random import check_key, normal
 
-__all__ = ["HierarchicalImplicitModel"]
+try:
+    from jax import enable_x64
+except ImportError:  # its home before JAX 0.8
+    from jax.experimental import enable_x64
+
+__all__ = ["Frame", "HierarchicalImplicitModel", "Space"]
 
 
 def is_distribution(node: Any) -> bool:
@@ -21,7 +32,150 @@ def is_distribution(node: Any) -> bool:
     return isinstance(node, Distribution)
 
 
-@dataclass(frozen=True)
+def draw(leaf: Distribution, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Sample a prior's distribution, and say so where that has no way to."""
+    try:
+        return leaf.sample(key, shape)
+    except NotImplementedError as error:
+        name = type(leaf).__name__
+        raise ValueError(f"prior: {name} cannot be sampled; LFVI draws beta from it.") from error
+
+
+def check_width(leaves: list[Distribution], widths: list[Any]) -> None:
+    """Refuse a prior with a coordinate that does not vary, or without end; widths are those of each leaf.
+
+    Examples
+    --------
+    >>> check_width([dist.Normal(0, 1), dist.Delta(3.0)], [np.ones(()), np.zeros(())])
+    Traceback (most recent call last):
+    ValueError: prior: coordinate 1 has no width (Delta): a known number belongs into the simulator.
+    """
+    names = [type(leaf).__name__ for leaf, width in zip(leaves, widths, strict=True) for _ in np.ravel(width)]
+    for i, (name, width) in enumerate(zip(names, np.concatenate([*map(np.ravel, widths)]), strict=True)):
+        if width == 0:
+            raise ValueError(
+                f"prior: coordinate {i} has no width ({name}): a known number belongs into the simulator."
+            )
+        if not np.isfinite(width):
+            raise ValueError(f"prior: coordinate {i} has no finite width ({name}): its draws are not finite.")
+
+
+class Frame(NamedTuple):
+    """A location and a scale for each unconstrained coordinate: the proposal, and q's units.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> float(Frame(jnp.array(1.0), jnp.array(2.0)).scale)
+    2.0
+    """
+
+    location: jax.Array
+    scale: jax.Array
+
+
+class Space:
+    r"""The unconstrained coordinates u of a prior's :math:`\beta`.
+
+    Parameters
+    ----------
+    prior
+        A numpyro distribution or a pytree of them, with continuous support. One of your own needs
+        ``support``, ``sample`` and ``log_prob``.
+
+    Attributes
+    ----------
+    size
+        The number d of unconstrained coordinates.
+    frame
+        Location and scale of the prior there: its mean and sd on an unbounded support, where they are
+        known and finite, else the median and half the central 68 % of 1,000 draws.
+
+    Raises
+    ------
+    ValueError
+        If a distribution is discrete, cannot be sampled, has a support that numpyro has no bijection to,
+        or a coordinate without width.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpyro.distributions as dist
+    >>> space = Space({"rate": dist.LogNormal(0, 1), "shift": dist.Normal(0, 1)})
+    >>> space.size, {name: float(value) for name, value in space.constrain(jnp.zeros(2)).items()}
+    (2, {'rate': 1.0, 'shift': 0.0})
+    """
+
+    def __init__(self, prior: Any):
+        leaves, tree = jax.tree.flatten(prior, is_leaf=is_distribution)
+        bijections = [self._bijection(leaf) for leaf in leaves]
+        moments = [self._moments(*pair) for pair in zip(leaves, bijections, strict=True)]
+        location, unravel = ravel_pytree([location for location, _ in moments])
+        self.frame = Frame(location, ravel_pytree([scale for _, scale in moments])[0])
+        if not isinstance(prior, dist.Delta):  # alone, it says that there are no globals
+            check_width(leaves, [scale for _, scale in moments])
+        self.size = location.size
+
+        def constrain(u):
+            values = zip(bijections, unravel(u), strict=True)
+            return tree.unflatten([bijection(value) for bijection, value in values])
+
+        def unconstrain(beta):
+            values = zip(bijections, tree.flatten_up_to(beta), strict=True)
+            return ravel_pytree([bijection.inv(value) for bijection, value in values])[0]
+
+        def log_jacobian(u):
+            values = zip(bijections, unravel(u), strict=True)
+            return sum(jnp.sum(b.log_abs_det_jacobian(value, b(value))) for b, value in values)
+
+        #: u -> beta
+        self.constrain = constrain
+        #: beta -> u
+        self.unconstrain = unconstrain
+        #: u -> the log of the determinant of d beta / d u
+        self.log_jacobian = log_jacobian
+
+    @staticmethod
+    def _bijection(leaf):
+        name, support = type(leaf).__name__, leaf.support
+        if support is None:
+            raise ValueError(f"prior: {name} has no support, one of numpyro.distributions.constraints.")
+        if support.is_discrete:
+            raise ValueError(f"prior: {name} is discrete; q(beta) is reparameterized.")
+        try:
+            return biject_to(support)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"prior: {name} has a support without a map from unconstrained coordinates "
+                "(numpyro.distributions.biject_to); write it through one that has."
+            ) from error
+
+    @staticmethod
+    def _moments(leaf, bijection):
+        if leaf.support in (dist.constraints.real, dist.constraints.real_vector):
+            # A distribution of one's own need not know its moments.
+            with suppress(NotImplementedError, AttributeError), np.errstate(over="ignore"):
+                location, scale = jnp.broadcast_arrays(leaf.mean, jnp.sqrt(leaf.variance))
+                if not bool(jnp.all((scale > 1e-15) & (scale < 1e15))):  # the square needs double precision
+                    location, scale = Space._double_moments(leaf, location, scale)
+                if bool(jnp.all(jnp.isfinite(location) & jnp.isfinite(scale))):
+                    # A prior of integers, Normal(0, 1), has an integer mean, which would truncate u.
+                    return jnp.asarray(location, scale.dtype), jnp.asarray(scale, scale.dtype)
+        draws = bijection.inv(draw(leaf, jax.random.key(0), (1000,)))
+        low, median, high = jnp.quantile(draws, jnp.array([0.16, 0.5, 0.84]), axis=0)
+        return median, (high - low) / 2
+
+    @staticmethod
+    def _double_moments(leaf, location, scale):
+        """The moments again where a variance in single precision is zero or infinite."""
+        with enable_x64(True):
+            double = jax.tree.map(lambda a: a if jnp.result_type(a).kind in "iub" else np.float64(a), leaf)
+            exact = np.broadcast_arrays(*map(np.asarray, (double.mean, jnp.sqrt(double.variance))))
+        inside = (scale > 1e-15) & (scale < 1e15)
+        pairs = zip((location, scale), exact, strict=True)
+        return [jnp.where(inside, one, jnp.asarray(other, scale.dtype)) for one, other in pairs]
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: a prior that is a dict has no hash
 class HierarchicalImplicitModel:
     r"""A hierarchical implicit model (Tran, Ranganath and Blei 2017, equation 1).
 
@@ -92,6 +246,12 @@ class HierarchicalImplicitModel:
         ):
             raise ValueError(f"noise_shape: expected a tuple of sizes, such as (2,), got {sizes!r}.")
 
+    @cached_property
+    def space(self) -> Space:
+        """The unconstrained coordinates of the prior, a :class:`Space`."""
+        with jax.ensure_compile_time_eval():  # its moments are numbers even while a function is traced
+            return Space(self.prior)
+
     def simulate_batch(self, key: jax.Array, beta: Any, covariate: Any = None) -> tuple:
         r"""Draw one pair (z, x) from the model for each row of ``beta`` and ``covariate``.
 
@@ -115,7 +275,7 @@ class HierarchicalImplicitModel:
         r"""Draw :math:`\beta \sim p(\beta)`, with leading axes ``shape``."""
         leaves, tree = jax.tree.flatten(self.prior, is_leaf=is_distribution)
         keys = jax.random.split(check_key(key), len(leaves))
-        return tree.unflatten([leaf.sample(k, shape) for leaf, k in zip(leaves, keys, strict=True)])
+        return tree.unflatten([draw(leaf, k, shape) for leaf, k in zip(leaves, keys, strict=True)])
 
     def log_prior(self, beta: Any) -> jax.Array:
         r""":math:`\log p(\beta)` in nats, for one :math:`\beta`."""

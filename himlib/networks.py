@@ -101,7 +101,7 @@ class MLP(nnx.Module):
         weights = jnp.split(normal(rngs.params(), (ends[-1],)), ends[:-1])  # one draw: less to compile
         scales = [inputs**-0.5 for inputs, _ in shapes]
         scales[-1] *= last_scale
-        self.layers = nnx.List()
+        self.layers = getattr(nnx, "List", list)()  # Flax has it from 0.12 on, and before needs none
         for (inputs, outputs), weight, scale in zip(shapes, weights, scales, strict=True):
             layer = nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
             layer.kernel[...] = scale * weight.reshape(inputs, outputs)
@@ -237,6 +237,24 @@ def check_hidden(hidden: Sequence[int]) -> None:
         raise TypeError(f"hidden: expected a sequence of widths, such as (64,), got {hidden!r}.")
 
 
+def standardization(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation along the leading axis, in any units; 1 where nothing varies.
+
+    In units of the largest entry, since squares of 1e-20 or 1e20 are no numbers of single precision. What
+    varies by less than a millionth of its size is constant up to rounding.
+
+    Examples
+    --------
+    >>> shift, scale = standardization(jnp.array([[1e-20, 7.0], [3e-20, 7.0]]))
+    >>> print(1e20 * shift[0], 1e20 * scale[0], scale[1])
+    2.0 1.0 1.0
+    """
+    unit = jnp.abs(batch).max(0)
+    unit = jnp.where(unit > 0, unit, 1.0)
+    scale = (batch / unit).std(0)
+    return unit * (batch / unit).mean(0), jnp.where(scale > 1e-6, unit * scale, 1.0)
+
+
 class Standardize(nnx.Module):
     """Shift and scale inputs by the moments of an example batch; nothing here is trained.
 
@@ -248,9 +266,8 @@ class Standardize(nnx.Module):
     """
 
     def __init__(self, batch: jax.Array):
-        scale = batch.std(0)
-        self.shift = nnx.Variable(batch.mean(0))
-        self.scale = nnx.Variable(jnp.where(scale > 1e-6, scale, 1.0))
+        shift, scale = standardization(batch)
+        self.shift, self.scale = nnx.Variable(shift), nnx.Variable(scale)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return (x - jax.lax.stop_gradient(self.shift[...])) / jax.lax.stop_gradient(self.scale[...])

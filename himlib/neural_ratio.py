@@ -11,28 +11,16 @@ import optax
 from jax.sharding import NamedSharding
 from jax.tree_util import Partial
 
-from himlib.acceptance import Same
 from himlib.algorithm import Data
-from himlib.checks import check_counts, check_data, check_model, check_ratio, check_shapes
-from himlib.families import Frame, Space
+from himlib.checks import check_counts, check_model, check_ratio
 from himlib.losses import LOSSES
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import Frame, HierarchicalImplicitModel
 from himlib.networks import Network
+from himlib.problem import check_problem
 from himlib.random import check_key, normal
+from himlib.training import Outcome, describe_simulated
 
 __all__ = ["train_ratio"]
-
-
-class Target(Same):
-    """A model with its space, compared by the identity of the model."""
-
-    def __init__(self, model: HierarchicalImplicitModel):
-        super().__init__(model)
-        self.space = Space(model.prior)
-
-    def center(self, frame: Frame) -> Any:
-        """The globals at the frame's location."""
-        return self.space.constrain(jnp.asarray(frame.location))
 
 
 def check_frame(frame: Any, size: int) -> Frame:
@@ -54,31 +42,37 @@ def check_sharding(sharding: Any) -> None:
         raise TypeError(f"sharding: expected a NamedSharding or None, got {type(sharding).__name__}.")
 
 
-@partial(jax.jit, static_argnames=("target", "ratio", "optimizer", "steps", "size", "jitter", "sharding"))
-def _train(key, covariate, frame, *, target, ratio, optimizer, steps, size, jitter, sharding):
-    model, space, half = target.value, target.space, size // 2
+def _contrast(key, covariate, frame, model, size, jitter, sharding):
+    """Draw a batch: x of the model in the first half of the rows, each with another's beta in the second."""
+    space, half = model.space, size // 2
     rows = jax.tree.leaves(covariate)
-    center = target.center(frame)
-    apply_ratio = jax.vmap(ratio.apply, (None, 0, None, 0, 0, None))
 
     def spread_out(tree):
         return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
+    k_index, k_jitter, k_beta, k_model = jax.random.split(key, 4)
+    c = covariate
+    if rows:
+        index = jax.random.bits(k_index, (half,)) % jnp.uint32(len(rows[0]))
+        c = jax.tree.map(lambda leaf: leaf[index], covariate)
+        if jitter is not None:
+            c = jax.vmap(jitter)(jax.random.split(k_jitter, half), c)
+        c = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), c)
+    u = frame.location + frame.scale * normal(k_beta, (2 * half, space.size))
+    beta, c = spread_out((jax.vmap(space.constrain)(u), c))
+    _, x = model.simulate_batch(k_model, beta, c)
+    other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, other)
+    return both, *jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), (beta, c))
+
+
+@partial(jax.jit, static_argnames=("model", "ratio", "optimizer", "steps", "size", "jitter", "sharding"))
+def _train(key, covariate, frame, *, model, ratio, optimizer, steps, size, jitter, sharding):
+    center = model.space.constrain(jnp.asarray(frame.location))
+    apply_ratio = jax.vmap(ratio.apply, (None, 0, None, 0, 0, None))
+
     def contrast(key):
-        k_index, k_jitter, k_beta, k_model = jax.random.split(key, 4)
-        c = covariate
-        if rows:
-            index = jax.random.bits(k_index, (half,)) % jnp.uint32(len(rows[0]))
-            c = jax.tree.map(lambda leaf: leaf[index], covariate)
-            if jitter is not None:
-                c = jax.vmap(jitter)(jax.random.split(k_jitter, half), c)
-            c = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), c)
-        u = frame.location + frame.scale * normal(k_beta, (2 * half, space.size))
-        beta, c = spread_out((jax.vmap(space.constrain)(u), c))
-        _, x = model.simulate_batch(k_model, beta, c)
-        other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, other)
-        return both, *jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), (beta, c))
+        return _contrast(key, covariate, frame, model, size, jitter, sharding)
 
     def step(carry, key):
         params, state = carry
@@ -86,7 +80,7 @@ def _train(key, covariate, frame, *, target, ratio, optimizer, steps, size, jitt
 
         def objective(params):
             r = apply_ratio(params, x, None, beta, c, center)
-            return LOSSES["log"](r[: 2 * half], r[2 * half :])
+            return LOSSES["log"](r[:size], r[size:])
 
         loss, gradient = jax.value_and_grad(objective)(params)
         updates, state = optimizer.update(gradient, state, params)
@@ -94,11 +88,13 @@ def _train(key, covariate, frame, *, target, ratio, optimizer, steps, size, jitt
 
     k_init, k_first, k_steps = jax.random.split(key, 3)
     x, beta, c = contrast(k_first)
-    centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4 * half, *leaf.shape)), center)
+    centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * size, *leaf.shape)), center)
     params = ratio.init(k_init, x, None, beta, c, centers)
     check_ratio(jax.eval_shape(apply_ratio, params, x, None, beta, c, center).shape)
-    (params, _), loss = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(k_steps, steps))
-    return params, center, loss
+    k_steps = jax.random.split(k_steps, steps)
+    (params, _), loss = jax.lax.scan(step, (params, optimizer.init(params)), k_steps)
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, loss[-1]))]).all()
+    return params, center, loss, finite, k_steps
 
 
 def train_ratio(
@@ -157,6 +153,8 @@ def train_ratio(
     ------
     TypeError, ValueError
         If an argument is of the wrong kind or out of range, or simulator and data do not agree.
+    FloatingPointError
+        If r is not finite in the end: at which step that began, and whether a simulated x was not finite.
 
     Examples
     --------
@@ -181,14 +179,22 @@ def train_ratio(
     check_counts(steps=steps)
     if not isinstance(batch_size, int) or batch_size < 2 or batch_size % 2:
         raise ValueError(f"batch_size: expected an even positive integer, got {batch_size!r}.")
-    check_data(data, None)
-    check_shapes(model, data)
-    target = Target(model)
-    frame = check_frame(frame, target.space.size)
-    params, center, loss = _train(
-        key, data.covariate, frame, target=target, ratio=ratio, optimizer=optimizer, steps=steps,
-        size=batch_size, jitter=jitter, sharding=sharding,
-    )  # fmt: skip
+    frame = check_frame(frame, model.space.size)
+    check_problem(model, data, frame)
+    options = {"model": model, "size": batch_size, "jitter": jitter, "sharding": sharding}
+    params, center, loss, finite, keys = _train(
+        key, data.covariate, frame, ratio=ratio, optimizer=optimizer, steps=steps, **options
+    )
+    if not finite:
+        bad = ~np.isfinite(loss)
+        first = int(bad.argmax()) if bad.any() else steps - 1
+        draw = jax.jit(partial(_contrast, **options))
+        x, beta, _ = draw(keys[first], data.covariate, frame)
+        simulated = describe_simulated(jax.tree.map(lambda leaf: leaf[:batch_size], x), beta)
+        outcome = Outcome.SIMULATOR_NOT_FINITE if simulated else Outcome.NOT_FINITE
+        raise FloatingPointError(
+            f"{outcome.value} It was step {first + 1}{f': {simulated}' if simulated else ''}."
+        )
     return Partial(_apply, Partial(ratio.apply), params, center), loss
 
 

@@ -17,16 +17,17 @@ from jax.tree_util import Partial
 
 from himlib.checks import check_counts, check_samples
 from himlib.losses import RatioLoss, get_loss
-from himlib.networks import Network, ratio_network
+from himlib.networks import Network, ratio_network, standardization
 from himlib.random import check_key
 from himlib.ratio_training import (
+    bin_probabilities,
+    check_features,
     correct,
     effective_sample_size,
     errors,
     fit_features,
     fit_network,
     held_out,
-    moments,
     separation,
     total,
 )  # fmt: skip
@@ -48,8 +49,9 @@ class RatioOutcome(Enum):
 
     OVERLAPPING = "p and q overlap enough for their ratio to be learned."
     SATURATED = (
-        "The classifier tells more than 98 % of the draws apart: hardly any draw of one class is near those "
-        "of the other, and the size of r there is a guess. Telescope with more bridges, or take more draws."
+        "A cut along r tells more than 98 % of the draws apart: between the classes the draws no longer "
+        "determine r, only the form of the network or of the features does. If that is known to be right, r "
+        "can be; if not, its size cannot be relied on. Telescope with more bridges, or take more draws."
     )
     FEW_WEIGHTS = (
         "The weights e^r on q are worth fewer than 10 equal ones: averages weighted by them rest on a "
@@ -112,7 +114,7 @@ class RatioFit(NamedTuple):
     effective_sample_size
         :math:`(\sum_i w_i)^2 / \sum_i w_i^2` of the weights :math:`w_i = e^{r(x_i)}` on all draws of q.
     saturated
-        Whether a cut somewhere along r tells more than 98 % of the draws apart. (An optimizer that stops
+        Whether a cut somewhere along r tells more than 98 % of all draws apart. (An optimizer that stops
         early may leave r = 0 in the wrong place, and hide it from the accuracy.)
     is_ratio
         Whether the loss has a log ratio.
@@ -208,52 +210,45 @@ def classifier(
     )
 
 
-def bin_probabilities(r_p: jax.Array, r_q: jax.Array) -> Reliability:
-    probability = jax.nn.sigmoid(jnp.concatenate([r_p, r_q]))
-    of_p = jnp.arange(probability.size) < r_p.size
-    weight = jnp.where(of_p, 0.5 / r_p.size, 0.5 / r_q.size)
-    inside = jnp.arange(10)[:, None] == jnp.clip((probability * 10).astype(int), 0, 9)
-    total = inside @ weight
-    return Reliability(inside @ (weight * probability) / total, inside @ (weight * of_p) / total, total)
-
-
 @partial(jax.jit, static_argnames=("network", "loss", "steps", "batch_size"))
-def estimate(key, p, q, network, loss, steps, batch_size, learning_rate) -> RatioFit:
-    middle, scale = moments(jnp.concatenate([p, q]))
+def estimate(key, p, q, network, loss, steps, batch_size, learning_rate) -> tuple[RatioFit, jax.Array]:
+    """Fit, and tell the share of draws whose features are not finite."""
+    middle, scale = standardization(jnp.concatenate([p, q]))
     if network is not quadratic and not isinstance(network, Network):
         middle, scale = jnp.zeros_like(middle), jnp.ones_like(scale)
     u_p, u_q = ((x - middle) / scale for x in (p, q))
     if isinstance(network, Network):
-        fitted = fit_network(key, network, loss, (u_p, u_q), steps, batch_size, learning_rate)
+        apply, final = fit_network(key, network, loss, (u_p, u_q), steps, batch_size, learning_rate)
+        first, lost = final, jnp.zeros(())
     else:
-        fitted = fit_features(network, loss, (u_p, u_q), steps)
-    apply, first, final = fitted
+        apply, first, final, lost = fit_features(network, loss, (u_p, u_q), steps)
     log_ratio_of = loss.log_ratio or (lambda output: output)
 
     @jax.jit
     def r(params, x):
         middle, scale, offset, params = params
-        return log_ratio_of(jax.vmap(apply, (None, 0))(params, (x - middle) / scale)) - offset
+        with jax.default_matmul_precision("float32"):
+            return log_ratio_of(jax.vmap(apply, (None, 0))(params, (x - middle) / scale)) - offset
 
-    final_q = r((middle, scale, 0.0, final), q)
+    final_p, final_q = (r((middle, scale, 0.0, final), x) for x in (p, q))
     outputs_p, outputs_q = (jax.vmap(apply, (None, 0))(first, u) for u in (u_p, u_q))
     out_p, out_q = held_out(len(p)), held_out(len(q))
     offset = loss.offset(log_ratio_of(outputs_q[~out_q]))
     r_p, r_q = log_ratio_of(outputs_p) - offset, log_ratio_of(outputs_q) - offset
-    bins = bin_probabilities(r_p[out_p], r_q[out_q])
+    bins = Reliability(*bin_probabilities(r_p[out_p], r_q[out_q]))
     gaps = jnp.where(bins.weight > 0, bins.weight * jnp.abs(bins.predicted - bins.observed), 0.0)
-    accuracy = correct(r_p[out_p], r_q[out_q])
-    return RatioFit(
+    fit = RatioFit(
         r=Partial(r, (middle, scale, loss.offset(final_q), final)),
         loss=loss(outputs_p[out_p], outputs_q[out_q]),
-        accuracy=accuracy,
+        accuracy=correct(r_p[out_p], r_q[out_q]),
         calibration_error=gaps.sum(),
         reliability=bins,
         kl=r_p[out_p].mean(),
         effective_sample_size=effective_sample_size(final_q),
-        saturated=separation(r_p, r_q) > 0.98,
+        saturated=separation(final_p, final_q) > 0.98,
         is_ratio=jnp.asarray(loss.is_ratio),
     )
+    return fit, lost
 
 
 def fit_ratio(
@@ -286,12 +281,13 @@ def fit_ratio(
         A :class:`~himlib.networks.Network` of one x, such as :func:`classifier`. It is trained by Adam
         on four fifths of the draws; the parameters that are best on the rest are kept. Or a function
         that makes a vector of features of one x, such as :func:`quadratic`. Then r is linear in them
-        and an intercept, the problem is convex, and L-BFGS solves it on all draws, without a penalty
-        (and on four fifths, for the report alone).
+        and an intercept, the problem is convex, and L-BFGS and Newton's method solve it on all draws,
+        without a penalty (and on four fifths, for the report alone). If features tell all draws apart, no
+        finite r is best: the fit is saturated, and the size of its r means nothing.
     loss
         A name in :data:`himlib.losses.LOSSES` or a :class:`~himlib.losses.RatioLoss`.
     steps
-        Steps of Adam, or the most that L-BFGS may take.
+        Steps of Adam, or the most that L-BFGS and Newton's method may take together.
     batch_size
         Draws of each class in a minibatch of a network.
     learning_rate
@@ -303,7 +299,7 @@ def fit_ratio(
     ------
     TypeError, ValueError
         If a key is old-style, a loss unknown, a number out of range; if samples are too small, of
-        different shapes or types, not finite, or without spread.
+        different shapes or types, not finite, or without spread; if features are not finite.
 
     Examples
     --------
@@ -324,7 +320,9 @@ def fit_ratio(
     check_counts(steps=steps, batch_size=batch_size)
     if not learning_rate > 0:
         raise ValueError(f"learning_rate: expected a positive number, got {learning_rate!r}.")
-    fit = estimate(key, p, q, network, get_loss(loss), steps, batch_size, learning_rate)
+    with jax.default_matmul_precision("float32"):  # on some GPUs the default has three digits
+        fit, lost = estimate(key, p, q, network, get_loss(loss), steps, batch_size, learning_rate)
+    check_features(lost)
     return fit._replace(**errors(fit.r, p, q, log_ratio))
 
 
@@ -343,7 +341,8 @@ def telescope(
     .. math:: x_k = \sqrt{1 - a_k^2}\, x_0 + a_k x_K, \quad x_0 \sim p, \; x_K \sim q, \qquad
               \log \frac{p}{q} = \sum_{k=0}^{K-1} \log \frac{p_k}{p_{k+1}},
 
-    in which x is less the mean of all draws. With :math:`v` the ratio of the variances of q and p,
+    in which x is less the mean of all draws. With :math:`v` the ratio of the variances of q and p, each a sum
+    over the coordinates in units of their pooled standard deviations,
 
     .. math:: a_k^2 = \frac{v^{k/K} - 1}{v - 1}, \quad \text{or } k/K \text{ if } v = 1,
 
@@ -375,17 +374,17 @@ def telescope(
     p, q = jnp.asarray(p), jnp.asarray(q)
     check_counts(bridges=bridges)
     k_pairs, *keys = jax.random.split(check_key(key), bridges + 1)
-    middle = jnp.concatenate([p, q]).mean(0)
+    middle, scale = standardization(jnp.concatenate([p, q]))
     size = min(len(p), len(q))
-    first = p[:size] - middle
-    last = jax.random.permutation(k_pairs, q)[:size] - middle
+    first = (p[:size] - middle) / scale
+    last = (jax.random.permutation(k_pairs, q)[:size] - middle) / scale
     v = last.var(0).sum() / first.var(0).sum()
     even = jnp.abs(v - 1) < 1e-3
     path = [p]
     for share in np.arange(1, bridges) / bridges:  # a^2 and 1 - a^2 apart, for one of them may be tiny
         forth = jnp.where(even, share, (v**share - 1) / jnp.where(even, 1.0, v - 1))
         back = jnp.where(even, 1 - share, (v - v**share) / jnp.where(even, 1.0, v - 1))
-        path.append(middle + jnp.sqrt(back) * first + jnp.sqrt(forth) * last)
+        path.append(middle + scale * (jnp.sqrt(back) * first + jnp.sqrt(forth) * last))
     pairs = pairwise([*path, q])
     fits = tuple(fit_ratio(k, *pair, network, **options) for k, pair in zip(keys, pairs, strict=True))
     r = Partial(total, [fit.r for fit in fits])

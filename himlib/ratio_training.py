@@ -10,16 +10,10 @@ import optax
 from jax.nn import logsumexp
 
 from himlib.losses import RatioLoss
-from himlib.networks import Network
+from himlib.networks import Network, standardization
 from himlib.training import cosine_adam
 
 LOOKS = 40
-
-
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation along the leading axis, or 1 where nothing varies."""
-    scale = x.std(0)
-    return x.mean(0), jnp.where(scale > 0, scale, 1.0)
 
 
 def decorrelate(u: jax.Array) -> jax.Array:
@@ -34,19 +28,45 @@ def held_out(size: int) -> np.ndarray:
 
 
 def minimize(objective: Callable, theta: jax.Array, steps: int) -> jax.Array:
-    """Minimize a smooth convex function by L-BFGS, until it falls no further."""
+    """Minimize a convex function by L-BFGS until it falls no more, then by Newton until its slope does not.
+
+    Near the optimum all values are the same up to rounding, which is not the same on all processors; of the
+    slope several digits are left there. If there is no finite optimum, both end where the slope is rounding.
+    """
     solver = optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(20, store_grad=True))
     value_and_grad = optax.value_and_grad_from_state(objective)
+    eps = jnp.finfo(theta.dtype).eps
 
-    def step(carry):
+    def search(carry):
         theta, state, before, stalled, count = carry
         value, gradient = value_and_grad(theta, state=state)
         updates, state = solver.update(gradient, state, theta, value=value, grad=gradient, value_fn=objective)
-        falls = before - value > 4 * jnp.finfo(value.dtype).eps * jnp.maximum(1.0, jnp.abs(value))
-        return optax.apply_updates(theta, updates), state, value, jnp.where(falls, 0, stalled + 1), count + 1
+        falls = before - value > 4 * eps * jnp.maximum(1.0, jnp.abs(value))
+        stalled = jnp.where(falls, 0, stalled + 1) + 3 * (jnp.linalg.norm(gradient) < 16 * eps)
+        return optax.apply_updates(theta, updates), state, value, stalled, count + 1
+
+    def newton(carry):
+        theta, slope, damping, count = carry
+        hessian = jax.hessian(objective)(theta)
+        ridge = damping * jnp.trace(hessian) / theta.size * jnp.eye(theta.size, dtype=theta.dtype)
+        trial = theta - jnp.linalg.solve(hessian + ridge, slope)
+        new = jax.grad(objective)(trial)
+        falls = jnp.linalg.norm(new) < jnp.linalg.norm(slope)
+        falls &= jnp.isfinite(trial).all()  # a loss without curvature has no such step
+        theta, slope = jnp.where(falls, trial, theta), jnp.where(falls, new, slope)
+        return theta, slope, jnp.where(falls, damping / 10, damping * 100), count + 1
+
+    def goes_on(carry):
+        _, slope, damping, count = carry
+        return (jnp.linalg.norm(slope) > 2 * eps) & (damping < 1) & (count < steps)
+
+    def searches(carry):
+        return (carry[3] < 3) & (carry[4] < steps)
 
     start = theta, solver.init(theta), jnp.full((), jnp.inf, theta.dtype), 0, 0
-    return jax.lax.while_loop(lambda carry: (carry[3] < 3) & (carry[4] < steps), step, start)[0]
+    theta, _, _, _, count = jax.lax.while_loop(searches, search, start)
+    start = theta, jax.grad(objective)(theta), jnp.full((), 1e-6, theta.dtype), count
+    return jax.lax.while_loop(goes_on, newton, start)[0]
 
 
 def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int) -> tuple:
@@ -62,7 +82,7 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
             "network: expected a Network, or a function that makes a vector of features, "
             f"got shape {values[0].shape[1:]} for one draw."
         )
-    shift, scale = moments(jnp.concatenate(values))
+    shift, scale = standardization(jnp.concatenate(values))
     whiten = decorrelate((jnp.concatenate(values) - shift) / scale) / scale[:, None]
     f_p, f_q = ((f - shift) @ whiten for f in values)
 
@@ -78,12 +98,22 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
 
     start = jnp.zeros(f_p.shape[1] + 1, f_p.dtype)
     _, (first, final) = jax.lax.scan(solve, start, jnp.array([False, True]))
-    return apply, (shift, whiten, first), (shift, whiten, final)
+    lost = (~jnp.isfinite(jnp.concatenate(values)).all(1)).mean()
+    return apply, (shift, whiten, first), (shift, whiten, final), lost
+
+
+def check_features(lost: jax.Array) -> None:
+    """Refuse features that are not finite at some share of the draws."""
+    if not isinstance(lost, jax.core.Tracer) and lost > 0:  # a tracer has no value
+        raise ValueError(
+            f"network: features are not finite at {float(lost):.1%} of the draws; likely cause: powers "
+            "or exponentials of large numbers, logarithms of zero. Bound them, or change the units of x."
+        )
 
 
 def fit_network(
     key: jax.Array, network: Network, loss: RatioLoss, samples: tuple, steps, batch_size, learning_rate
-) -> tuple[Callable, Any, Any]:
+) -> tuple[Callable, Any]:
     """Train a network on minibatches by Adam, and keep the best of forty by its held-out loss."""
     k_init, k_steps = jax.random.split(key)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), cosine_adam(learning_rate, steps))
@@ -113,7 +143,7 @@ def fit_network(
     looks = min(LOOKS, steps)
     start = (params, optimizer.init(params)), params, jnp.full((), jnp.inf, p.dtype)
     (_, best, _), _ = jax.lax.scan(stretch, start, jax.random.split(k_steps, (looks, steps // looks)))
-    return network.apply, best, best
+    return network.apply, best
 
 
 def effective_sample_size(r: jax.Array) -> jax.Array:
@@ -129,6 +159,16 @@ def total(parts: list[Callable], x: jax.Array) -> jax.Array:
 def correct(r_p: jax.Array, r_q: jax.Array) -> jax.Array:
     """Share of draws on their side of zero."""
     return (jnp.mean(r_p > 0) + jnp.mean(r_q < 0)) / 2
+
+
+def bin_probabilities(r_p: jax.Array, r_q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean probability of p in each of ten bins, share of p, and weight, both classes weighing the same."""
+    probability = jax.nn.sigmoid(jnp.concatenate([r_p, r_q]))
+    of_p = jnp.arange(probability.size) < r_p.size
+    weight = jnp.where(of_p, 0.5 / r_p.size, 0.5 / r_q.size)
+    inside = jnp.arange(10)[:, None] == jnp.clip((probability * 10).astype(int), 0, 9)
+    total = inside @ weight
+    return inside @ (weight * probability) / total, inside @ (weight * of_p) / total, total
 
 
 def separation(r_p: jax.Array, r_q: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """What :mod:`himlib.centered_score` sums: scores in blocks of a core's cache, chunks of flat memory."""
 
+import math
 from functools import partial
 
 import jax
@@ -9,20 +10,25 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from himlib.algorithm import Data
-from himlib.checks import check_counts, check_data, check_shapes
+from himlib.checks import check_counts, check_data
+from himlib.models import enable_x64
 from himlib.random import normal
 
 BLOCK = 5000  # data whose scores are in memory, and in a core's cache, at once
 SPREAD = 16  # blocks at least, from which the noise of a chunk is judged
 STEP = 0.05  # of the differences, in scales of the frame
+LIKE = 40, 500  # blocks and rows that the model makes, to tell how the scores of few data vary
 
 
-@partial(jax.jit, static_argnames=("target", "impl", "pairs", "centered", "sharding"))
-def block_sums(log_ratio, u, key, chunk, rows, data, *, target, impl, pairs, centered, sharding):
-    """Sums of the centered scores and of their outer products over each block of a chunk."""
-    model, space = target.value, target.space
+@partial(jax.jit, static_argnames=("model", "impl", "pairs", "centered", "twins", "at_once", "sharding"))
+def block_sums(
+    log_ratio, u, scale, key, chunk, rows, data, *,
+    model, impl, pairs, centered, sharding, twins=True, at_once=None,
+):  # fmt: skip
+    """Sums of the centered scores, per scale of u, and of their outer products over each block of a chunk."""
+    space = model.space
 
-    def one_block(log_ratio, u, key, chunk, rows, block):
+    def one_block(log_ratio, u, scale, key, chunk, rows, block):
         index, data = block
         size = len(jax.tree.leaves(data)[0])
         beta = space.constrain(u)
@@ -32,26 +38,25 @@ def block_sums(log_ratio, u, key, chunk, rows, data, *, target, impl, pairs, cen
             k_chunk = jax.random.fold_in(jax.random.wrap_key_data(key, impl=impl), chunk)
             noise = normal(jax.random.fold_in(k_chunk, index), (pairs, size, *model.noise_shape))
             generate = jax.vmap(jax.vmap(model.generate, (0, None, 0)), (0, None, None))
-            _, simulated = generate(jnp.concatenate([noise, -noise]), beta, data.covariate)
+            noise = jnp.concatenate([noise, -noise]) if twins else noise
+            _, simulated = generate(noise, beta, data.covariate)
             x = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, simulated)
-            weight = jnp.append(weight, jnp.full(2 * pairs, -0.5 / pairs))
+            weight = jnp.append(weight, jnp.full(len(noise), -1 / len(noise)))
 
-        def contrast(u, x, covariate):  # one pass backward for observed and simulated x together
-            r = jax.vmap(log_ratio, (0, None, None, None))(x, None, space.constrain(u), covariate)
-            return weight @ r
+        def contrast(v, x, covariate):  # one pass backward for observed and simulated x together
+            r = jax.vmap(log_ratio, (0, None, None, None))(x, None, space.constrain(u + scale * v), covariate)
+            return jnp.matmul(weight, r, precision="float32")  # on some GPUs the default has three digits
 
-        score = jax.vmap(jax.grad(contrast), (None, 1, 0))(u, x, data.covariate)
+        score = jax.vmap(jax.grad(contrast), (None, 1, 0))(jnp.zeros_like(u), x, data.covariate)
         score = jnp.where((index * size + jnp.arange(size) < rows)[:, None], score, 0.0)
-        return score.sum(0), score.T @ score
+        return score.sum(0), jnp.matmul(score.T, score, precision="float32")
 
     def all_blocks(*arguments):
         *shared, blocks = arguments
-        # A core wants one block at a time in its cache, an accelerator many blocks at once.
-        at_once = None if jax.default_backend() == "cpu" else 64
         return jax.lax.map(lambda block: one_block(*shared, block), blocks, batch_size=at_once)
 
     blocks = jnp.arange(len(jax.tree.leaves(data)[0])), data
-    shared = (log_ratio, u, key, chunk, rows)
+    shared = (log_ratio, u, scale, key, chunk, rows)
     if sharding is None:
         return all_blocks(*shared, blocks)
     everywhere, apart = PartitionSpec(), sharding.spec
@@ -62,14 +67,32 @@ def block_sums(log_ratio, u, key, chunk, rows, data, *, target, impl, pairs, cen
     return jax.lax.with_sharding_constraint(total, NamedSharding(sharding.mesh, everywhere))
 
 
-@partial(jax.jit, static_argnames="target")
-def prior_terms(u, *, target):
-    """Gradient of the prior's log density in unconstrained coordinates, and minus its Hessian."""
+def prior_terms(u, scale, *, model) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient of the prior's log density in unconstrained coordinates, and minus its Hessian, per scale."""
+    with enable_x64(True):  # its curvature is 1 / sd^2, which single precision may not hold
+        terms = _prior_terms(np.float64(u), np.float64(scale), model=model)
+        return tuple(np.asarray(term, np.float64) for term in terms)
 
-    def log_prior(u):
-        return target.value.log_prior(target.space.constrain(u)) + target.space.log_jacobian(u)
 
-    return jax.grad(log_prior)(u), -jax.hessian(log_prior)(u)
+@partial(jax.jit, static_argnames="model")
+def _prior_terms(u, scale, *, model):
+    def log_prior(v):
+        return model.log_prior(model.space.constrain(u + scale * v)) + model.space.log_jacobian(u + scale * v)
+
+    origin = jnp.zeros_like(u)
+    return jax.grad(log_prior)(origin), -jax.hessian(log_prior)(origin)
+
+
+@partial(jax.jit, static_argnames="model")
+def simulated_like(key, u, covariate, *, model):
+    """Data that the model makes at u, block by block."""
+    beta = model.space.constrain(u)
+
+    def block(row):
+        noise = normal(row[0], (LIKE[1], *model.noise_shape))
+        return jax.vmap(model.generate, (0, None, 0))(noise, beta, row[1])[1]
+
+    return jax.lax.map(block, (jax.random.split(key, LIKE[0]), covariate))
 
 
 class Chunks:
@@ -89,13 +112,15 @@ class Chunks:
         first = self.load(0)
         check_data(first, None)
         self.example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), first)
-        check_shapes(model, self.example)
         self.capacity = len(jax.tree.leaves(first)[0])
-        self.blocks = max(-(-self.capacity // BLOCK), min(SPREAD, self.capacity))
-        self.block = -(-self.capacity // self.blocks)
         self.sharding = sharding
-        if sharding is not None:
-            self.blocks += -self.blocks % sharding.mesh.size
+
+    def cut(self, pairs):
+        """Choose blocks that hold no more simulations with so many pairs than they would with one."""
+        self.blocks = max(-(-self.capacity * pairs // BLOCK), min(SPREAD, self.capacity))
+        self.block = -(-self.capacity // self.blocks)
+        if self.sharding is not None:
+            self.blocks += -self.blocks % self.sharding.mesh.size
 
     def __call__(self, i: int) -> tuple[int, Data]:
         data = self.load(i)
@@ -124,41 +149,68 @@ def canonical(u: np.ndarray) -> np.ndarray:
 class Equation:
     """The centered score of all data and what it depends on, in units of the frame and double precision."""
 
-    def __init__(self, key, log_ratio, load, scale, curvature_chunks, **options):
+    def __init__(self, key, log_ratio, load, scale, curvature_chunks, pairs, **options):
         # Arrays on no device yet, so that they may go to all of them.
         self.keys = np.asarray(jax.random.key_data(jax.random.split(key)))
         self.log_ratio = jax.tree.map(np.asarray, log_ratio)
         self.load, self.scale, self.curvature_chunks = load, scale, curvature_chunks
-        self.options = {"impl": str(jax.random.key_impl(key)), **options}
+        sharding = options["sharding"]
+        devices = jnp.zeros(()).devices() if sharding is None else sharding.device_set
+        # A core wants one block at a time in its cache, an accelerator many blocks at once.
+        at_once = None if next(iter(devices)).platform == "cpu" else 64
+        self.options = {"impl": str(jax.random.key_impl(key)), "at_once": at_once, **options}
+        self.set_pairs(pairs)
 
-    def sums(self, u, i, chunk, key=0):
+    def set_pairs(self, pairs):
+        """Take so many antithetic pairs per datum from now on."""
+        self.options["pairs"] = pairs
+        self.load.cut(pairs)
+
+    def sums(self, u, i, chunk, key=0, **options):
         """Scores summed over each block of chunk i, and the sum of all their outer products."""
-        found = block_sums(self.log_ratio, u, self.keys[key], i, *chunk, **self.options)
+        scale = canonical(self.scale)
+        found = block_sums(self.log_ratio, u, scale, self.keys[key], i, *chunk, **self.options | options)
         score, outer = (np.asarray(part, np.float64) for part in found)
-        return score * self.scale, outer.sum(0) * self.scale * self.scale[:, None]
+        return score, outer.sum(0)
 
-    def differences(self, u, i, chunk):
+    def differences(self, u, i, chunk, **options):
         """Minus the derivative of chunk i's score, by central differences under the same noise."""
         columns = []
         for j, shift in enumerate(STEP * np.diag(self.scale)):
             above, below = canonical(u + shift), canonical(u - shift)
-            falls = (self.sums(end, i, chunk)[0].sum(0) for end in (below, above))
+            falls = (self.sums(end, i, chunk, **options)[0].sum(0) for end in (below, above))
             columns.append(np.subtract(*falls) * self.scale[j] / (above - below)[j])
         return np.stack(columns, axis=1)
 
     def run(self, u, count, progress):
-        """Go once over so many chunks: score, information, curvature, and number of data."""
+        """Go once over so many chunks: score, information, curvature, number of data, and noise.
+
+        The noise is the covariance of the score over repeated simulation, from the blocks of one chunk.
+        """
         score = outer = curvature = size = 0
         for i in tqdm(range(count), disable=not progress, desc=f"Newton, {count} chunks", leave=False):
             chunk = self.load(i)
             part, square = self.sums(u, i, chunk)
             score, outer, size = score + part.sum(0), outer + square, size + chunk[0]
+            if i == 0:
+                change = part - self.sums(u, 0, chunk, key=1)[0] if self.options["centered"] else 0 * part
+                noise = change.T @ change / 2 / size
             if i < self.curvature_chunks:
                 few, curvature = size, curvature + self.differences(u, i, chunk)
-        return score, outer - np.outer(score, score) / size, curvature * size / few, size
+        return score, outer - np.outer(score, score) / size, curvature * size / few, size, noise * size
 
-    def noise(self, u, size):
-        """Covariance of the score of all data over repeated simulation, from the blocks of one chunk."""
-        chunk = self.load(0)
-        change = self.sums(u, 0, chunk)[0] - self.sums(u, 0, chunk, key=1)[0]
-        return change.T @ change / 2 * size / chunk[0]
+    def expected(self, u, size):
+        """Information and curvature of so many data that the model makes at u, with the data's covariates.
+
+        An observation less another one scatters twice as much as one alone, and neither is averaged: nothing
+        has to be known of the simulated noise.
+        """
+        covariate = self.load.load(0).covariate  # again and again
+        covariate = jax.tree.map(lambda leaf: np.resize(leaf, (*LIKE, *np.shape(leaf)[1:])), covariate)
+        key = jax.random.wrap_key_data(self.keys[1], impl=self.options["impl"])
+        x = simulated_like(key, canonical(u), covariate, model=self.options["model"])
+        chunk = math.prod(LIKE), Data(x, covariate)
+        options = {"pairs": 1, "twins": False, "sharding": None}
+        _, outer = self.sums(u, 0, chunk, **options)
+        share = size / math.prod(LIKE)
+        return share * outer / 2, share * self.differences(u, 0, chunk, **options)

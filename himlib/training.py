@@ -1,13 +1,11 @@
 """Run an algorithm: scanned chunks, progress, history, checkpoints, and a verdict at the end."""
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,8 @@ import optax
 from tqdm import tqdm
 
 from himlib.algorithm import Algorithm, Info, State
-from himlib.checks import check_counts
+from himlib.checkpoints import Checkpoint, fingerprint_data
+from himlib.checks import check_counts, check_state
 from himlib.random import check_key
 
 __all__ = ["Outcome", "Result", "cosine_adam", "fit", "fit_seeds"]
@@ -31,24 +30,41 @@ class Outcome(Enum):
     'SATURATED'
     """
 
-    CONVERGED = "q has come to rest. Whether in the right place, himlib.verdict.verdict asks."
+    AT_REST = (
+        "q has come to rest, which is all that an optimizer can tell. Whether in the right place, "
+        "himlib.verdict.verdict asks."
+    )
     DRIFTING = (
         "q was still moving: over the last tenth of the last round its mean moved by more than half an "
-        "sd. Take more steps, or decay the learning rate."
+        "sd. Take more steps: go on with fit(key, algorithm, data, steps, state=result.state) if the "
+        "learning rates are constant; if they decay, as cosine_adam's, begin again with more steps. Or, if q "
+        "only moves to and fro, let them decay."
     )
     SATURATED = (
-        "The ratio network tells nearly all samples apart (accuracy above 0.99, or more than the width of "
-        "q can account for): r is flat where q needs its slope, and q stays near where it began. Contrast "
-        "with the predictive reference instead of the empirical one, give r residual features, or "
-        "factorize the data into smaller pieces."
+        "The ratio network tells more samples apart than the width of q can account for: r is flat where q "
+        "needs its slope, and q stays near where it began. Contrast with the predictive reference instead of "
+        "the empirical one, give r residual features, or factorize the data into smaller pieces."
+    )
+    BLIND = (
+        "r tells nothing: its accuracy is that of a coin, and q is as wide as the prior. x may not depend on "
+        "beta, the features may not see both, r may have had too few steps, or the data may say nothing."
+    )
+    OUTSIDE = (
+        "q's center left the proposal by more than three of its sds, where r was never trained. Let q wait "
+        "longer for r, lower q's learning rate, or take more rounds, until it stays inside."
     )
     COLLAPSED = (
         "The sds of q fell below 1e-5 of the proposal's scale. Lower the posterior's learning "
         "rate, take more ratio steps, or check that covariates reach the ratio network."
     )
     NOT_FINITE = (
-        "A loss, gradient or parameter became NaN or infinite; the run stopped there. Lower the learning "
-        "rates, bound the simulator's state, or bound the features."
+        "A loss, gradient or parameter became NaN or infinite: r or q diverged. The run stopped there, and "
+        "the state is the last finite one. Lower the learning rates, or bound the features."
+    )
+    SIMULATOR_NOT_FINITE = (
+        "A simulated x was NaN or infinite. The run stopped there, and the state is the last finite one. "
+        "Bound the simulator's state, or narrow the prior. If its solver may fail, let it say so: an x such "
+        'as {"x": jnp.where(ok, x, 0.0), "failed": ~ok} is a model of failure, from which r learns as well.'
     )
     INTERRUPTED = "Stopped by hand: state and history are those reached."
 
@@ -59,21 +75,28 @@ class Result(NamedTuple):
     Attributes
     ----------
     state
-        The last state.
+        The last state; the last finite one, if a step was not finite.
     history
-        An Info of numpy arrays, one entry per step.
+        An Info of numpy arrays, one entry per step. A step that was not finite is its last entry.
     outcome
         The verdict, with advice in ``outcome.value``.
+    advice
+        The same advice, and what is known of this run: the step that was not finite, the share of the
+        simulated x that were not, and the first beta that gave one.
+    earlier
+        The states in which the rounds before the last one ended.
 
     Examples
     --------
-    >>> Result._fields
+    >>> Result._fields[:3]
     ('state', 'history', 'outcome')
     """
 
     state: State
     history: Info
     outcome: Outcome
+    advice: str = ""
+    earlier: tuple = ()
 
 
 def cosine_adam(learning_rate: float, steps: int, final: float = 0.01) -> optax.GradientTransformation:
@@ -99,6 +122,14 @@ def cosine_adam(learning_rate: float, steps: int, final: float = 0.01) -> optax.
     return optax.flatten(optax.adam(optax.cosine_decay_schedule(learning_rate, steps, final)))
 
 
+def _hold(state: State, steps: float) -> State:
+    """Let q(beta) wait for so many steps, and set off over as many, if the algorithm knows of waiting."""
+    if state.wait is None:
+        return state
+    both = jnp.array([2, 1], state.wait.dtype) * int(steps)
+    return state._replace(wait=jnp.broadcast_to(both, state.wait.shape))
+
+
 @lru_cache(maxsize=32)
 def _compiled(algorithm: Algorithm, chunk: int) -> Callable:
     """Up to ``chunk`` steps; cached, so that a second fit of the same algorithm compiles nothing."""
@@ -114,9 +145,50 @@ def _compiled(algorithm: Algorithm, chunk: int) -> Callable:
         _, info = jax.eval_shape(algorithm.step, key, state, data)
         history = jax.tree.map(lambda leaf: jnp.zeros(chunk, leaf.dtype), info)
         state, history = jax.lax.fori_loop(0, length, body, (state, history))
-        return state, history, algorithm.moments(state)
+        leaves = [
+            leaf for leaf in jax.tree.leaves((state, history)) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        ]
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+        return state, history, _look(algorithm, state), finite
 
     return run
+
+
+def describe_simulated(x: Any, beta: Any) -> str:
+    """Say how many rows of x are not finite, and which beta gave the first; nothing if all are.
+
+    Examples
+    --------
+    >>> describe_simulated(jnp.array([0.0, jnp.nan, jnp.inf, 1.0]), {"rate": jnp.arange(4.0)})
+    "50 % of the simulated x, the first at beta = {'rate': 1.0}"
+    """
+    rows = [np.asarray(jnp.isfinite(leaf)).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(x)]
+    bad = ~np.all(rows, axis=0)
+    if not bad.any():
+        return ""
+    digits = np.vectorize(lambda value: float(f"{value:.8g}"))
+    first = jax.tree.map(lambda leaf: digits(np.asarray(leaf)[bad.argmax()]).tolist(), beta)
+    return f"{100 * bad.mean():.3g} % of the simulated x, the first at beta = {first}"
+
+
+def _stop(algorithm: Algorithm, key: jax.Array, data: Any, advance: Callable, info: Info, length: int):
+    """Find the first step of a chunk that is not finite, and why.
+
+    ``advance(n)`` runs the chunk's first n steps again. Returned are the number of finite steps, what the
+    chunk is after these, the outcome and the advice.
+    """
+    bad = ~np.all([np.isfinite(values[:length]) for values in info], axis=0)
+    good = int(bad.argmax()) if bad.any() else length - 1
+    while not (reached := advance(good))[-1] and good:  # a state may break before its reports do
+        good -= 1
+    state, outcome, found = reached[0], Outcome.NOT_FINITE, ""
+    if algorithm.contrast is not None:
+        # What the step showed r: it is a function of the step's key.
+        x, _, beta, *_ = jax.jit(algorithm.contrast)(jax.random.fold_in(key, state.step), state, data)
+        simulated = jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], x)
+        if found := describe_simulated(simulated, beta):
+            outcome, found = Outcome.SIMULATOR_NOT_FINITE, f": {found}"
+    return good, reached, outcome, f"{outcome.value} It was step {int(state.step) + 1}{found}."
 
 
 def fit(
@@ -126,9 +198,11 @@ def fit(
     steps: int,
     *,
     rounds: int = 1,
+    wait: float = 0.2,
     chunk: int = 100,
     progress: bool = True,
     checkpoint: str | Path | None = None,
+    state: State | None = None,
 ) -> Result:
     """Run LFVI for a number of rounds, each of a number of steps.
 
@@ -144,23 +218,36 @@ def fit(
         Steps per round.
     rounds
         Rounds; between two of them the proposal is refined and r starts afresh.
+    wait
+        Share of each round's steps in which q(beta) waits for r. Over as many more the weight of the data in
+        its objective, and its steps, grow with the square of time. An r that has yet to learn would send q
+        where r is never trained, the more surely the more globals there are. Where the proposal follows q,
+        r learns where q is, and q does not wait.
     chunk
         Steps between two looks from outside: for progress, checkpoint and Ctrl-C.
     progress
         Show a progress bar.
     checkpoint
         A file to write after each chunk, whole or not at all; if it is there, the run goes on from it
-        and ends bit for bit as it would have without the interruption.
+        and ends bit for bit as it would have without the interruption. It knows its run: key, data,
+        model, settings, steps and chunk must be the same (and the version of JAX, whose programs differ);
+        there may be more rounds. Beside it lies the history, a second file of the same name and
+        ``.history``; the two belong together.
+    state
+        Go on from this state of another run of the algorithm, such as ``result.state``, in place of a
+        new one: its optimizers and its proposal go on as well, and steps and rounds count from there.
+        With the same key this is what the longer run would have given, bit for bit where the chunks are
+        of the same size too.
 
     Returns
     -------
     Result
-        With the outcome CONVERGED, or else one that says what to do.
+        With the outcome AT_REST, or else one that says what to do.
 
     Raises
     ------
     TypeError, ValueError
-        If a key is old-style, a count is no positive integer, or the checkpoint is of another run.
+        If a key is old-style, a count is no positive integer, or checkpoint or state are of another run.
 
     Examples
     --------
@@ -177,43 +264,97 @@ def fit(
     >>> result = fit(jax.random.key(0), algorithm, Data(jax.numpy.ones(10)), 20, chunk=10, progress=False)
     >>> result.history.elbo.shape
     (20,)
+    >>> more = fit(jax.random.key(0), algorithm, Data(jax.numpy.ones(10)), 10, state=result.state,
+    ...     progress=False)
+    >>> int(more.state.step), more.history.elbo.shape
+    (30, (10,))
     """
     check_counts(steps=steps, rounds=rounds, chunk=chunk)
+    if not 0 <= wait < 0.5:
+        raise ValueError(f"wait: expected a share of the steps in [0, 0.5), got {wait!r}.")
     k_init, k_step, k_refine = jax.random.split(check_key(key), 3)
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm: expected what himlib.lfvi.lfvi returns, got {type(algorithm).__name__}.")
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
         raise ValueError(f"checkpoint: the directory {Path(checkpoint).parent} does not exist.")
-    state, pieces = algorithm.init(k_init, data), []
+    first = algorithm.init(k_init, data)
+    prior = first.frame
+    first = _hold(first, wait * steps) if state is None else _check_alike(state, first)
     if rounds > 1:  # refuse now what could not be refined after the first round
-        jax.eval_shape(algorithm.refine, k_refine, state, data)
-    if checkpoint is not None and Path(checkpoint).exists():
-        state, pieces = _load(Path(checkpoint), key, state)
+        jax.eval_shape(algorithm.refine, k_refine, first, data)
     chunk = min(chunk, max(1, steps // 10))  # the verdict looks at the last tenth
-    run, outcome, total = _compiled(algorithm, chunk), None, steps * rounds
-    with tqdm(total=total, initial=int(state.step), disable=not progress, desc="LFVI", unit="step") as bar:
+    run, outcome, advice, total, file = _compiled(algorithm, chunk), None, "", steps * rounds, None
+    state, pieces, earlier = first, [], ()
+    if checkpoint is not None:
+
+        def program():
+            programs = [
+                jax.jit(algorithm.step).trace(k_step, first, data),
+                jax.jit(algorithm.moments).trace(first),
+            ]
+            with suppress(ValueError):  # one round is all that there is
+                programs.append(jax.jit(algorithm.refine).trace(k_refine, first, data))
+            return [program.jaxpr for program in programs]
+
+        marks = {
+            "key": jax.random.key_data(key),
+            "data": fingerprint_data(data),
+            "steps": steps,
+            "chunk": chunk,
+        }
+        file = Checkpoint(Path(checkpoint), first, program, **marks)
+        state, pieces, earlier = file.load()
+    begin = int(first.step)
+    if int(state.step) > begin + total:
+        file.refuse("rounds are more")
+    with tqdm(
+        total=total, initial=int(state.step) - begin, disable=not progress, desc="LFVI", unit="step"
+    ) as bar:
         try:
-            while (done := int(state.step)) < total and outcome is None:
+            while (done := int(state.step) - begin) < total and outcome is None:
                 if done and done % steps == 0:
-                    state = algorithm.refine(jax.random.fold_in(k_refine, done), state, data)
+                    earlier = (*earlier, state)
+                    state = algorithm.refine(jax.random.fold_in(k_refine, begin + done), state, data)
+                    state = _hold(state, wait * steps)
                 length = min(chunk, steps - done % steps)
-                reached, info, moments = run(k_step, state, data, length)
+                reached, info, moments, finite = run(k_step, state, data, length)
+                if not finite:
+                    advance = partial(run, k_step, state, data)
+                    good, (reached, _, moments, _), outcome, advice = _stop(
+                        algorithm, k_step, data, advance, info, length
+                    )
+                    length = good + 1
                 piece = Info(*(np.asarray(values)[:length] for values in info)), np.asarray(moments)
                 state, pieces = reached, [*pieces, piece]  # together: Ctrl-C falls before or after
-                if checkpoint is not None:
-                    _save(Path(checkpoint), key, state, pieces)
+                if file is not None and finite:
+                    file.save(state, *piece, earlier)
                 bar.update(length)
                 last = {"elbo": f"{piece[0].elbo[-1]:.4g}", "accuracy": f"{piece[0].accuracy[-1]:.2f}"}
                 bar.set_postfix(last, refresh=False)
-                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, piece[0]))):
-                    outcome = Outcome.NOT_FINITE
         except KeyboardInterrupt:
             if not pieces:
                 raise
             outcome = Outcome.INTERRUPTED
     infos, moments = zip(*pieces, strict=True)
     history = Info(*map(np.concatenate, zip(*infos, strict=True)))
-    return Result(state, history, outcome or _judge(history, moments, steps, chunk))
+    outcome = outcome or _judge(history, moments, prior, steps, chunk)
+    return Result(state, history, outcome, advice or outcome.value, earlier)
+
+
+def _check_alike(state: Any, expected: State) -> State:
+    """Return the state, if it could be one of this run."""
+    check_state(state)
+
+    def kind(state):
+        leaves, tree = jax.tree.flatten(state)
+        return tree, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+    if kind(state) != kind(expected):
+        raise ValueError(
+            "state: expected one of this algorithm, got other parameters, shapes or types; of many seeds, "
+            "take one: jax.tree.map(lambda leaf: leaf[0], result.state)."
+        )
+    return state
 
 
 @lru_cache(maxsize=32)
@@ -222,7 +363,14 @@ def _lifted(algorithm: Algorithm, chunk: int) -> Callable:
 
 
 def fit_seeds(
-    keys: jax.Array, algorithm: Algorithm, data: Any, steps: int, *, chunk: int = 100, progress: bool = True
+    keys: jax.Array,
+    algorithm: Algorithm,
+    data: Any,
+    steps: int,
+    *,
+    wait: float = 0.2,
+    chunk: int = 100,
+    progress: bool = True,
 ) -> Result:
     """Run :func:`fit` for each key, all of them side by side in one round.
 
@@ -237,6 +385,8 @@ def fit_seeds(
         The observations, the same for all.
     steps
         Steps of each run.
+    wait
+        As for :func:`fit`.
     chunk
         Steps between two looks from outside.
     progress
@@ -245,8 +395,8 @@ def fit_seeds(
     Returns
     -------
     Result
-        State and history with a leading axis of seeds; the outcome is a tuple, one for each. A run that
-        becomes NaN goes on beside the others.
+        State and history with a leading axis of seeds; outcome and advice are tuples, one for each. A run
+        that becomes NaN keeps its last finite state; its history is NaN after the step that was not finite.
 
     Raises
     ------
@@ -271,77 +421,80 @@ def fit_seeds(
     if check_key(keys).ndim != 1:
         raise ValueError("keys: expected a vector of keys, as of jax.random.split, got one; see fit.")
     k_init, k_step, _ = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-    state, pieces = jax.jit(jax.vmap(algorithm.init, (0, None)))(k_init, data), []
+    state, pieces = _hold(jax.jit(jax.vmap(algorithm.init, (0, None)))(k_init, data), wait * steps), []
+    prior = jax.tree.map(lambda leaf: leaf[0], state.frame)
     chunk = min(chunk, max(1, steps // 10))
     run = _lifted(algorithm, chunk)
+    ended = {}
     with tqdm(total=steps, disable=not progress, desc=f"{len(keys)} seeds", unit="step") as bar:
         for done in range(0, steps, chunk):
             length = min(chunk, steps - done)
-            state, info, moments = run(k_step, state, data, length)
+            reached, info, moments, finite = run(k_step, state, data, length)
+            if ended:  # stays where it was
+                still = np.array(list(ended))
+                reached = jax.tree.map(lambda new, old: new.at[still].set(old[still]), reached, state)  # noqa: B023
+            for seed in set(np.flatnonzero(~np.asarray(finite)).tolist()) - set(ended):
+
+                def advance(count):
+                    again = run(k_step, state, data, count)  # noqa: B023
+                    return jax.tree.map(lambda leaf: leaf[seed], again)  # noqa: B023
+
+                own = Info(*(values[seed] for values in info))
+                good, (last, *_), *verdict = _stop(algorithm, k_step[seed], data, advance, own, length)
+                ended[seed] = done + good + 1, *verdict
+                reached = jax.tree.map(lambda new, old: new.at[seed].set(old), reached, last)  # noqa: B023
+            state = reached
             pieces.append((Info(*(np.asarray(values)[:, :length] for values in info)), np.asarray(moments)))
             bar.update(length)
     infos, moments = zip(*pieces, strict=True)
     history = Info(*(np.concatenate(values, axis=1) for values in zip(*infos, strict=True)))
+    for seed, (stop, *_) in ended.items():
+        for values in history:
+            values[seed, stop:] = np.nan
 
     def judge(seed):
+        if seed in ended:
+            return ended[seed][1:]
         own = Info(*(values[seed] for values in history))
-        if not all(np.isfinite(values).all() for values in own):
-            return Outcome.NOT_FINITE
-        return _judge(own, [values[seed] for values in moments], steps, chunk)
+        outcome = _judge(own, [values[seed] for values in moments], prior, steps, chunk)
+        return outcome, outcome.value
 
-    return Result(state, history, tuple(map(judge, range(len(keys)))))
+    return Result(state, history, *zip(*map(judge, range(len(keys))), strict=True))
 
 
-def _judge(history: Info, moments: Sequence, steps: int, chunk: int) -> Outcome:
-    """Read the verdict off the last tenth of the last round."""
+def _look(algorithm: Algorithm, state: State) -> jax.Array:
+    """Mean and sd of q, then location and scale of the proposal: (4, d)."""
+    moments = algorithm.moments(state)
+    proposal = moments if algorithm.proposal is None else algorithm.proposal(state)
+    return jnp.concatenate([moments, proposal])
+
+
+def _judge(history: Info, looks: Sequence, prior: Any, steps: int, chunk: int) -> Outcome:
+    """Read the outcome off the last tenth of the last round, and off where the last two rounds ended."""
     tenth = max(1, steps // 10)
-    location, scale = moments[-1]
-    accuracy, spread = history.accuracy[-tenth:].mean(), history.spread[-1]
-    if accuracy > 0.99:
-        return Outcome.SATURATED
+    location, scale, *_ = looks[-1]
+    accuracies = history.accuracy[-tenth:]
+    accuracy, spread = accuracies.mean(), history.spread[-1]
     if accuracy > 0.9 and spread > 0:
         # Telling beta's own x from another takes a Kullback-Leibler divergence of so many nats (data
-        # processing), and by as many nats at least one datum would narrow q.
-        needed = (2 * accuracy - 1) * np.log(accuracy / (1 - accuracy))
-        if -location.size * np.log(spread) < needed:
+        # processing), and by about as many one datum would narrow q: half of that is asked for.
+        sure = min(accuracy, 1 - 1e-6)
+        needed = (2 * sure - 1) * np.log(sure / (1 - sure))
+        if -location.size * np.log(spread) < needed / 2:
             return Outcome.SATURATED
+    elif accuracy > 0.99:
+        return Outcome.SATURATED  # beside a point
     if 0 < spread < 1e-5:
         return Outcome.COLLAPSED
-    back = -(-steps // chunk) - (steps - tenth) // chunk  # chunks since the last tenth began
-    before, _ = moments[max(0, len(moments) - 1 - back)]
+    each = -(-steps // chunk)  # looks in a round
+    for mean, _, center, width in looks[-1 : -each - 2 : -each]:
+        if np.any(np.abs(mean - center) > 3 * width):
+            return Outcome.OUTSIDE
+    back = each - (steps - tenth) // chunk  # looks since the last tenth began
+    before = looks[max(0, len(looks) - 1 - back)][0]
     if np.any(np.abs(location - before) > 0.5 * np.where(scale > 0, scale, 1.0)):
         return Outcome.DRIFTING
-    return Outcome.CONVERGED
-
-
-def _save(path: Path, key: jax.Array, state: State, pieces: list) -> None:
-    """Write aside, then rename: a kill leaves the old file or the new one, never half a file."""
-    arrays = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
-    for i, (info, moments) in enumerate(pieces):
-        arrays |= {
-            f"piece_{i}_{name}": values for name, values in {**info._asdict(), "moments": moments}.items()
-        }
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        np.savez(file, key=jax.random.key_data(key), pieces=len(pieces), **arrays)
-    os.replace(file.name, path)
-
-
-def _load(path: Path, key: jax.Array, state: State) -> tuple[State, list]:
-    leaves, tree = jax.tree.flatten(state)
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            saved_key = arrays["key"]
-            saved = [arrays[f"state_{i}"] for i in range(sum(name.startswith("state_") for name in arrays))]
-            pieces = [
-                (Info(*(arrays[f"piece_{i}_{name}"] for name in Info._fields)), arrays[f"piece_{i}_moments"])
-                for i in range(int(arrays["pieces"]))
-            ]
-    except (BadZipFile, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"checkpoint: {path.name} cannot be read ({error}); delete it.") from error
-    if not np.array_equal(saved_key, jax.random.key_data(key)) or [
-        (leaf.shape, leaf.dtype) for leaf in saved
-    ] != [(leaf.shape, leaf.dtype) for leaf in leaves]:
-        raise ValueError(
-            f"checkpoint: {path.name} is of another run (its key or parameters differ); name a new file."
-        )
-    return tree.unflatten(map(jnp.asarray, saved)), pieces
+    noise = max(4 * accuracies.std() / len(accuracies) ** 0.5, 2e-3)
+    if abs(accuracy - 0.5) < noise and np.all(scale > 0.8 * np.asarray(prior.scale)):
+        return Outcome.BLIND
+    return Outcome.AT_REST

@@ -6,18 +6,27 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
+from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from himlib.algorithm import Algorithm, Data
 from himlib.calibration import ranks, region_ranks
 from himlib.checks import check_model
-from himlib.diagnostics import coordinates, gradients, scores
+from himlib.diagnostics import gradients, scores
 from himlib.models import HierarchicalImplicitModel
-from himlib.random import check_key
-from himlib.training import Outcome, Result
+from himlib.networks import MLP, pure
+from himlib.problem import check_problem
+from himlib.random import check_key, normal
+from himlib.score_sums import prior_terms
+from himlib.training import Outcome, Result, cosine_adam
 from himlib.uniformity import rank_test
 
 __all__ = ["Verdict", "verdict"]
+
+FEW = 20  # data, below which slopes and curvature at them say more than at draws of the model
+CHOICES = 64  # values of beta among which a classifier finds the one that made an x
 
 
 class Verdict(NamedTuple):
@@ -35,7 +44,8 @@ class Verdict(NamedTuple):
         How the run ended, a :class:`~himlib.training.Outcome`.
     width
         :math:`\sqrt{\operatorname{tr}(\Sigma H) / d}` for q's covariance :math:`\Sigma`: about the factor by
-        which q is too wide for its r. It is 1 for the best normal q, be it of full rank or mean-field.
+        which q is too wide for its r. It is 1 for the best normal q, be it of full rank or mean-field. With
+        fewer than 20 data the expectation in H is over the data, which may be unlike the model's draws.
     information_ratio
         :math:`\operatorname{tr}(\Sigma J) / \operatorname{tr}(\Sigma H)`: 1 where r is a log ratio; NaN where
         q is a point mass.
@@ -48,13 +58,21 @@ class Verdict(NamedTuple):
     local_p_value
         Of the ranks of simulated :math:`z` among draws of :math:`q(z \mid x, \beta)` at their x and beta
         (:func:`himlib.uniformity.rank_test`), times the number of tests; NaN without locals.
+    unlearned, unlearned_error
+        Nats by which another classifier, trained on fresh draws of the proposal, is better than r at
+        finding the :math:`\beta` that made an x among 64, and their standard error; NaN with locals.
+    other_mode
+        How many sds of q away r's posterior has another maximum of like height, with a valley between; 0
+        without one. It is looked for from sixteen draws of the first proposal, with the first round's r.
+    squeezed
+        Range of the data over the sd of simulated x at the proposal, the smallest of all entries of x.
     findings
         What of this calls for a remedy, in words; empty if nothing does.
 
     Examples
     --------
-    >>> Verdict._fields
-    ('outcome', 'width', 'information_ratio', 'shift', 'shift_error', 'contrast', 'local_p_value', 'findings')
+    >>> Verdict._fields[:3]
+    ('outcome', 'width', 'information_ratio')
     """
 
     outcome: Outcome
@@ -64,6 +82,10 @@ class Verdict(NamedTuple):
     shift_error: np.ndarray
     contrast: float
     local_p_value: float
+    unlearned: float
+    unlearned_error: float
+    other_mode: float
+    squeezed: float
     findings: tuple[str, ...]
 
 
@@ -77,10 +99,9 @@ def verdict(
 ) -> Verdict:
     r"""Look at a finished run from all sides that need no exact answer.
 
-    It holds q against r, and r and q(z | x, beta) against the model, all in their own terms. A q(beta) of the
-    wrong shape, as on one of two modes, or an r that is wrong alike everywhere, such as a saturated one
-    beside a q that has kept its prior's width (which the outcome tells), stays unseen: see
-    :func:`himlib.calibration.replicate` for the whole method.
+    It holds q against r, r and q(z | x, beta) against the model, and r against a second classifier, all in
+    their own terms. Of a q(beta) on one of two modes it knows if r does. What r never sees of x, and what no
+    normal can be, stay unseen: see :func:`himlib.calibration.replicate` for the whole method.
 
     Parameters
     ----------
@@ -89,7 +110,8 @@ def verdict(
     model, algorithm, data
         What was fitted.
     result
-        What :func:`~himlib.training.fit` returned.
+        What :func:`~himlib.training.fit` returned; or :func:`~himlib.training.fit_seeds`, and there will be
+        a verdict on each seed.
     draws
         Number of pairs of a :math:`\beta \sim q` and a datum.
 
@@ -117,19 +139,37 @@ def verdict(
     check_model(model)
     if not isinstance(result, Result):
         raise TypeError(f"result: expected what himlib.training.fit returns, got {type(result).__name__}.")
-    k_look, k_local = jax.random.split(check_key(key))
-    measures = _look(k_look, algorithm, model.simulate_batch, result.state, data, draws)
+    k_look, k_local, k_classifier, k_modes = jax.random.split(check_key(key), 4)
+    if isinstance(result.outcome, tuple):
+        seeds = [jax.tree.map(lambda leaf, i=i: leaf[i], result[:2]) for i in range(len(result.outcome))]
+        runs = [Result(*seed, outcome) for seed, outcome in zip(seeds, result.outcome, strict=True)]
+        return tuple(verdict(key, model, algorithm, run, data, draws) for run in runs)
+    check_problem(model, data, result.state.frame, least=0.99)  # what is rare shows in the findings
+    _, prior = prior_terms(algorithm.moments(result.state)[0], model.space.frame.scale, model=model)
+    measures = _look(
+        k_look, algorithm, model, result.state, data, jnp.asarray(prior, model.space.frame.scale.dtype), draws
+    )
     width, information, shift, error, contrast = map(np.asarray, measures)
     local = _local_p_value(k_local, model, algorithm, result.state, data)
+    unlearned, unlearned_error, squeezed = _second_classifier(
+        k_classifier, model, algorithm, result.state, data
+    )
     has_width = np.any(algorithm.moments(result.state)[1])  # a point mass has none
+    first = result.earlier[0] if result.earlier else result.state
+    other = float(_other_mode(k_modes, algorithm, model, first, result.state, data)) if has_width else 0.0
     finite = np.isfinite(shift).all()
     worst, unsure = np.abs(shift).argmax(), error.argmax()
-    biased = (np.abs(shift) > 0.3) & (np.abs(shift) > 4 * error)
-    uncentered = not algorithm.centered  # a bias that centering takes away moves nothing
-    enough = len(jax.tree.leaves(data)[0]) >= 20  # the slopes at fewer data scatter too much
+    uncentered = not algorithm.centered  # a small bias that centering takes away moves nothing
+    biased = (np.abs(shift) > (0.3 if uncentered else 2.0)) & (np.abs(shift) > 4 * error)
+    enough = len(jax.tree.leaves(data)[0]) >= FEW  # the slopes at fewer data scatter too much
     findings = {
-        f"{result.outcome.name}: {result.outcome.value}": result.outcome is not Outcome.CONVERGED,
+        f"{result.outcome.name}: {result.outcome.value}": result.outcome is not Outcome.AT_REST,
         "NOT FINITE: gradients of r are NaN or infinite. Bound the features.": not finite,
+        f"UNDERTRAINED: r finds the beta that made an x among {CHOICES} worse than another classifier, by "
+        f"{unlearned:.2f} nats. Take more steps of r, another network, or features that see more of x and "
+        "beta.": unlearned > max(0.1, 4 * unlearned_error),
+        f"MODES: r's posterior has another maximum {other:.0f} sds of q away, with a valley between. Start q "
+        "there too, or sample r's posterior; a normal q holds one mode.": other > 0,
         f"WIDE: q is about {width:.3g} times as wide as its r supports; it has not finished narrowing. "
         "Take more steps, or larger ones.": width > 1.25,
         f"NARROW: q is about {width:.3g} times as wide as its r supports. Propose beta more widely, take "
@@ -139,8 +179,8 @@ def verdict(
         and has_width
         and not 0.64 < information < 1.56,
         f"BIASED: the gradient of r is not zero under the model, which moves coordinate {worst} by about "
-        f"{shift[worst]:.2f} posterior sds. Center the score, or train r for longer.": uncentered
-        and biased.any(),
+        f"{shift[worst]:.2f} posterior sds. Center the score, train r for longer, or let q wait for "
+        "it.": biased.any(),
         f"UNSURE: with so many data, a bias of r that moves coordinate {unsure} by {4 * error[unsure]:.1f} "
         "posterior sds would not be noticed. Ask for more draws.": uncentered and np.any(4 * error > 1),
         f"FLAT: the squared slopes of r are {contrast:.2g} times as large at the data as at draws of the "
@@ -152,15 +192,22 @@ def verdict(
         "rate of q's z, take more ratio steps, or another family.": local < 1e-3,
     }
     found = tuple(text for text, holds in findings.items() if holds)
+    if found and squeezed < 0.02:  # no fault by itself, but then the likely cause of what was found
+        found = (
+            f"SQUEEZED: some entry of all data lies within {squeezed:.1g} sds of r's units for it. Show r "
+            "logarithms, or another scale on which the data differ.",
+            *found,
+        )
     return Verdict(
-        result.outcome, float(width), float(information), shift, error, float(contrast), local, found
-    )
+        result.outcome, float(width), float(information), shift, error, float(contrast), local, unlearned,
+        unlearned_error, other, squeezed, found,
+    )  # fmt: skip
 
 
-@partial(jax.jit, static_argnames=("algorithm", "simulate", "draws"))
-def _look(key, algorithm, simulate, state, data, draws):
+@partial(jax.jit, static_argnames=("algorithm", "model", "draws"))
+def _look(key, algorithm, model, state, data, prior, draws):
     k_beta, k_rows, k_z, k_model, k_curve = jax.random.split(key, 5)
-    model, size = simulate.__self__, jax.tree.leaves(data)[0].shape[0]
+    size, space = jax.tree.leaves(data)[0].shape[0], model.space
     log_ratio = Partial(algorithm.log_ratio, state)
     beta = algorithm.sample(k_beta, state, draws)
     rows = jax.tree.map(lambda leaf: leaf[_rows(k_rows, draws, leaf)], data)
@@ -170,41 +217,190 @@ def _look(key, algorithm, simulate, state, data, draws):
         return jax.tree.map(lambda leaf: leaf[0], algorithm.sample_local(key, state, beta, one))
 
     z = jax.vmap(sample_z)(jax.random.split(k_z, draws), beta, rows)
-    seen = gradients(model.prior, log_ratio, rows.x, z, beta, rows.covariate)
+    seen = gradients(space, log_ratio, rows.x, z, beta, rows.covariate)
     made = scores(k_model, model, log_ratio, beta, rows.covariate)
 
-    space, unconstrain = coordinates(model.prior)
-    u = jax.vmap(unconstrain)(beta)
-    prior = jax.hessian(lambda u: model.log_prior(space.constrain(u)) + space.log_jacobian(u))(u.mean(0))
+    center, scale = space.frame  # v is u in units of the prior, whose squares are numbers
+    v = (jax.vmap(space.unconstrain)(beta) - center) / scale
     known = size * sum(rows.T @ rows for rows in made) / len(made) / draws
-    precision = known - prior
+    precision = known + prior
     covariance = jnp.linalg.inv(precision)
     sd = jnp.sqrt(jnp.diag(covariance))
     moved = size * (sum(made) / len(made) @ covariance) / sd
     contrast = jnp.trace(size * seen.T @ seen / draws @ covariance) / jnp.trace(known @ covariance)
 
     # tr(Sigma H) and tr(Sigma J), by the slope and the second derivative along another draw of q.
-    along = jnp.roll(u, 1, 0) - u.mean(0)
-    simulated = model.simulate_batch(k_curve, beta, rows.covariate)
+    along = jnp.roll(v, 1, 0) - v.mean(0)
 
-    def second(z, x, u, direction, covariate):
-        def slope(u):
-            return jax.jvp(lambda u: log_ratio(x, z, space.constrain(u), covariate), (u,), (direction,))[1]
+    def second(z, x, v, direction, covariate):
+        def r(t):
+            return log_ratio(x, z, space.constrain(center + scale * (v + t * direction)), covariate)
 
-        return jax.jvp(slope, (u,), (direction,))[1]
+        return jax.grad(jax.grad(r))(0.0)
 
-    curved = -jax.vmap(second)(*simulated, u, along, rows.covariate).mean() * size
+    def curved(z, x):
+        return -jax.vmap(second)(z, x, v, along, rows.covariate).mean() * size
+
+    at_model = curved(*model.simulate_batch(k_curve, beta, rows.covariate))
+    few = size < FEW and not algorithm.centered and not jax.tree.leaves(z)
+    at_data = curved(z, rows.x) if few else at_model
     known_along = sum(((rows * along).sum(1) ** 2).mean() for rows in made) / len(made) * size
-    prior_along = -jnp.einsum("si,ij,sj->s", along, prior, along).mean()
-    total = curved + prior_along
-    width = jnp.sqrt(jnp.maximum(total, 0.0) / len(sd))
-    return width, (known_along + prior_along) / total, moved.mean(0), moved.std(0) / draws**0.5, contrast
+    prior_along = jnp.einsum("si,ij,sj->s", along, prior, along).mean()
+    width = jnp.sqrt(jnp.maximum(at_data + prior_along, 0.0) / len(sd))
+    information = (known_along + prior_along) / (at_model + prior_along)
+    return width, information, moved.mean(0), moved.std(0) / draws**0.5, contrast
+
+
+class _Separable(nnx.Module):
+    """The product of a network of x and one of beta: a batch makes all pairs in one matrix product."""
+
+    def __init__(self, rngs, x, u):
+        self.of_x, self.of_u = (
+            MLP((part.shape[-1], 64, 64, 33), rngs=rngs, last_scale=1.0) for part in (x, u)
+        )
+
+    def __call__(self, x, u):
+        return self.of_x(x).at[-1].set(1.0), self.of_u(u)
+
+
+CLASSIFIER = pure(_Separable)
+
+
+def _softmax_loss(r):
+    """Nats by which each row misses its own column."""
+    return jax.nn.logsumexp(r, axis=1) - jnp.diag(r)
+
+
+@partial(jax.jit, static_argnames=("steps", "batch"))
+def _train_classifier(key, x, u, held_x, held_u, steps=800, batch=256):
+    """Train a separable classifier by the softmax over a batch (Durkan et al. 2020); its held-out losses."""
+    k_init, k_steps = jax.random.split(key)
+    params = CLASSIFIER.init(k_init, x[:2], u[:2])
+    optimizer = cosine_adam(5e-3, steps)
+
+    def losses(params, x, u):
+        of_x, of_u = jax.vmap(CLASSIFIER.apply, (None, 0, 0))(params, x, u)
+        return _softmax_loss(of_x @ of_u.T)
+
+    def step(carry, key):
+        params, state = carry
+        rows = _rows(key, batch, x)
+        gradient = jax.grad(lambda params: losses(params, x[rows], u[rows]).mean())(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(k_steps, steps))
+    return jax.vmap(losses, (None, 0, 0))(params, held_x, held_u)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "model", "calls", "groups"))
+def _pairs(key, algorithm, model, state, data, calls, groups):
+    """Joint draws of the run's own proposal: flat x, covariates and u, and r's losses on some of them."""
+
+    def joint(key):
+        x, z, beta, covariate, _ = algorithm.contrast(key, state, data)
+        return jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], (x, z, beta, covariate))
+
+    made = jax.lax.map(joint, jax.random.split(key, calls))
+    x, z, beta, covariate = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), made)
+    held = jax.tree.map(
+        lambda leaf: leaf[: groups * CHOICES].reshape(groups, CHOICES, *leaf.shape[1:]), (x, beta, covariate)
+    )
+
+    def losses(group):
+        x, beta, covariate = group
+        every = jax.vmap(jax.vmap(algorithm.log_ratio, (None, None, None, 0, None)), (None, 0, None, None, 0))
+        return _softmax_loss(every(state, x, None, beta, covariate))
+
+    def flat(tree):
+        return jax.vmap(lambda row: ravel_pytree(jax.tree.map(jnp.float32, row))[0])(tree)
+
+    location, scale = algorithm.proposal(state)
+    u = (jax.vmap(model.space.unconstrain)(beta) - location) / scale
+    return flat(x), flat((x, covariate)), u, jax.lax.map(losses, held) if z is None else None
+
+
+def _second_classifier(key, model, algorithm, state, data, pairs=10_000, groups=20):
+    """Nats by which a second classifier beats r on held-out draws, their error, and how squeezed data are."""
+    k_pairs, k_classifier = jax.random.split(key)
+    if algorithm.contrast is None:
+        return (float("nan"),) * 3
+    rows = jax.eval_shape(algorithm.contrast, key, state, data)[2]
+    calls = -(-2 * (pairs + groups * CHOICES) // jax.tree.leaves(rows)[0].shape[0])
+    x, seen, u, own = jax.device_get(_pairs(k_pairs, algorithm, model, state, data, calls, groups))
+    observed = np.concatenate(
+        [np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in jax.tree.leaves(data.x)], axis=1
+    )
+    spread = np.std(x, axis=0, dtype=np.float64)
+    squeezed = np.ptp(observed, axis=0)[spread > 0] / spread[spread > 0] if len(observed) > 4 else np.ones(1)
+    squeezed = float(squeezed[squeezed > 0].min(initial=np.inf))
+    if own is None or not (np.isfinite(seen).all() and np.isfinite(own).all()):
+        return float("nan"), float("nan"), squeezed
+    low, middle, high = np.quantile(seen, (0.16, 0.5, 0.84), axis=0)
+    unit = np.where(high > low, high - low, np.where(np.ptp(seen, axis=0) > 0, np.ptp(seen, axis=0), 1.0))
+    seen = np.float32(np.arcsinh((seen - middle) / unit))  # long tails shortened
+    held = groups * CHOICES
+    shape = groups, CHOICES, -1
+    losses = _train_classifier(
+        k_classifier,
+        seen[held:][:pairs],
+        u[held:][:pairs],
+        seen[:held].reshape(shape),
+        u[:held].reshape(shape),
+    )
+    gap = np.float64(own - losses).ravel()
+    return float(gap.mean()), float(gap.std() / held**0.5), squeezed
+
+
+@partial(jax.jit, static_argnames=("algorithm", "model", "starts", "steps", "most"))
+def _other_mode(key, algorithm, model, first, state, data, starts=16, steps=200, most=100):
+    """How far away another maximum of the posterior of r is, in sds of q; 0 without one.
+
+    The first round's r has seen all of the prior. Of many data some do: their posterior is wider, and so
+    are then the sds.
+    """
+    k_rows, k_start, k_z = jax.random.split(key, 3)
+    size, space = jax.tree.leaves(data)[0].shape[0], model.space
+    if size > most:
+        data = jax.tree.map(lambda leaf: leaf[_rows(k_rows, most, leaf)], data)
+    location, scale = algorithm.proposal(first)
+    mean, sd = algorithm.moments(state)
+    sd = sd * max(1.0, size / most) ** 0.5 / scale
+
+    def objective(v):
+        u = location + scale * v
+        beta = space.constrain(u)
+        z = algorithm.sample_local(k_z, first, beta, data)
+        r = jax.vmap(algorithm.log_ratio, (None, 0, 0, None, 0))(first, data.x, z, beta, data.covariate)
+        return r.sum() + model.log_prior(beta) + space.log_jacobian(u)
+
+    v = jnp.concatenate([((mean - location) / scale)[None], normal(k_start, (starts, len(mean)))])
+    optimizer = cosine_adam(0.1, steps)
+
+    def climb(carry, _):
+        v, state = carry
+        slope = jax.vmap(jax.grad(objective))(v)
+        change, state = optimizer.update(-slope, state)
+        return (v + change, state), None
+
+    (v, _), _ = jax.lax.scan(climb, (v, optimizer.init(v)), length=steps)
+    home, away = v[0], v[1:]
+    heights = jax.vmap(objective)(v)
+    shares = jnp.linspace(0.1, 0.9, 9)
+    between = jax.vmap(lambda end: jax.vmap(lambda share: objective(home + share * (end - home)))(shares))(
+        away
+    )
+    distance = jnp.max(jnp.abs(away - home) / sd, axis=1)
+    valley = between.min(1) < jnp.minimum(heights[0], heights[1:]) - 1
+    inside = jnp.all(jnp.abs(away) < 3, axis=1)
+    other = (heights[1:] > heights[0] - 3) & (distance > 4) & valley & inside
+    return jnp.where(other, distance, 0.0).max()
 
 
 def _local_p_value(key, model, algorithm, state, data, size=300, draws=99):
     """Test whether the z that made an x could be one of q's for it: each coordinate, and all together."""
     *keys, k_ties, k_region = jax.random.split(key, 6)
-    truth, guesses = map(np.asarray, _locals(keys, algorithm, model.simulate_batch, state, data, size, draws))
+    truth, guesses = map(np.asarray, _locals(keys, algorithm, model, state, data, size, draws))
     if not truth.shape[1]:
         return float("nan")
     if not np.isfinite(guesses).all():
@@ -215,12 +411,12 @@ def _local_p_value(key, model, algorithm, state, data, size=300, draws=99):
     return min(1.0, float(rank_test(found, draws).p_value.min()) * found.shape[1])
 
 
-@partial(jax.jit, static_argnames=("algorithm", "simulate", "size", "draws"))
-def _locals(keys, algorithm, simulate, state, data, size, draws):
+@partial(jax.jit, static_argnames=("algorithm", "model", "size", "draws"))
+def _locals(keys, algorithm, model, state, data, size, draws):
     k_beta, k_rows, k_model, k_z = keys
     beta = algorithm.sample(k_beta, state, size)
     rows = jax.tree.map(lambda leaf: leaf[_rows(k_rows, size, leaf)], data)
-    z, x = simulate(k_model, beta, rows.covariate)
+    z, x = model.simulate_batch(k_model, beta, rows.covariate)
 
     def guess(key, beta, row):
         many = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], draws, 0), row)

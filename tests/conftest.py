@@ -7,7 +7,13 @@ import os
 os.environ.setdefault("PJRT_NPROC", "1")
 
 import jax
+import jax.export  # which older versions of JAX do not import by themselves
 import pytest
+
+if not hasattr(jax, "enable_x64"):  # and this has another name there
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from numpyro.diagnostics import effective_sample_size
 from scipy import stats
 from toys import FLAT, GAUSSIAN, X, count_traces, within
 
 from himlib import abc, acceptance
 from himlib.abc import ABCOutcome, euclidean, mcmc, rejection, smc, standardize
 from himlib.algorithm import Data
-from himlib.families import Space
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import HierarchicalImplicitModel, Space
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
@@ -198,7 +198,7 @@ def test_importance_weights():
         {"a": dist.LogNormal(0.0, 1.0), "b": dist.Normal(2.0, 3.0)},
         generate=lambda noise, beta, covariate: (None, noise), noise_shape=(),
     )  # fmt: skip
-    programs = acceptance.compiled(acceptance.Same(model), mean, euclidean)
+    programs = acceptance.compiled(model, mean, euclidean)
     programs.space()
     old, new, weights = (
         rng.normal(size=(50, 2)) + 100,
@@ -216,6 +216,18 @@ def test_importance_weights():
     prior = stats.norm.pdf(new[:, 0]) * stats.norm.pdf(new[:, 1], 2, 3)  # log a, which is u, is normal
     expected = prior / mixture
     np.testing.assert_allclose(found, expected / expected.sum(), rtol=2e-3)
+
+
+def test_ancestors_are_chosen_by_their_weights_and_moved_by_the_factor():
+    programs = acceptance.compiled(FLAT, mean, euclidean)
+    weights, places, factor = np.array([0.1, 0.6, 0.3]), np.array([-50, 0, 50]), np.array([[2.0]], "float32")
+    population = np.float32(places[:, None]), factor, np.float32(np.cumsum(weights))
+    (u, _), size = programs.from_kernel(KEY, 0, 1, DATA, population, batch=10_000), 10_000
+    u = np.asarray(u[0, :, 0])
+    ancestor = np.abs(u[:, None] - places).argmin(1)
+    assert stats.chisquare(np.bincount(ancestor), size * weights).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(ancestor), [size / 3] * 3).pvalue < 1e-4
+    assert stats.kstest(u - places[ancestor], stats.norm(0, 2).cdf).pvalue > 1e-4
 
 
 @each
@@ -251,6 +263,31 @@ def test_stuck_and_few():
     starts = shared.beta.reshape(100, -1)[:, 0]
     assert 1 < len(np.unique(starts)) < 100
     assert shared.acceptance > 0
+
+
+def test_acceptance_and_effective_draws_of_chains():
+    # Of two coordinates the data show one alone; the other is wide, and chains cross it slowly.
+    prior = dist.Normal(jnp.zeros(2), jnp.array([1.0, 5.0])).to_event(1)
+    model = HierarchicalImplicitModel(prior, generate=lambda e, beta, c: (None, beta[0] + e), noise_shape=())
+    options = {"summary": mean, "simulations": 20_000, "progress": False}
+    result = mcmc(KEY, model, DATA, tolerance=1.0, step=0.7, **options)
+    chains = result.beta.reshape(100, -1, 2)
+    assert result.acceptance == pytest.approx(np.any(np.diff(chains, axis=1) != 0, axis=-1).mean())
+    effective = effective_sample_size(chains)
+    assert result.ess == pytest.approx(effective.min(), rel=1e-3) and effective.max() > 1.5 * effective.min()
+    still = mcmc(KEY, model, DATA, tolerance=0.5, step=1e-3, chains=10, **options)
+    assert still.outcome is ABCOutcome.FEW and still.ess < 30 < len(still.beta)
+
+
+def test_accounts_of_each_generation():
+    result = smc(KEY, tolerance=[1.0, 0.5, 0.25], particles=500, simulations=50_000, **PROBLEM)
+    history = result.history
+    accepted = history.acceptance * np.diff(history.simulations, prepend=0)
+    np.testing.assert_allclose(accepted, accepted.round(), atol=1e-6)
+    assert np.all(accepted >= 500) and np.all(np.diff(history.acceptance) < 0)
+    assert history.simulations[-1] == result.simulations and history.acceptance[-1] == result.acceptance
+    assert result.ess == history.ess[-1] == pytest.approx(1 / np.sum(result.weights**2), rel=1e-4)
+    assert result.ess < 499 and result.nearest <= result.distances.min()
 
 
 def test_out_of_simulations():
@@ -329,10 +366,19 @@ def test_not_finite_counts_as_rejected(summary):
     assert abs(result.not_finite - 2000) < 4.5 * np.sqrt(1000)
     assert len(result.beta) == 4000 - result.not_finite
     assert np.isfinite(result.distances).all()
+    assert result.outcome is ABCOutcome.SUCCESSES_ONLY
     nothing = rejection(KEY, FAULTY, ALL, quantile=0.5, **options)
     assert nothing.outcome is ABCOutcome.NOT_FINITE
     assert nothing.not_finite == 4000
     assert nothing.nearest == nothing.tolerance == np.inf
+
+
+@pytest.mark.parametrize(("below", "outcome"), [(-2.8, "COMPLETED"), (-2.0, "SUCCESSES_ONLY")])
+def test_failures_are_spoken_of_above_one_percent(below, outcome):
+    """The noise is below -2.8 in 0.26 % of the simulations, and below -2 in 2.3 %."""
+    data = Data(X[:1], np.array([below], "float32"))
+    result = rejection(KEY, FAULTY, data, tolerance=np.inf, summary=mean, simulations=4000, progress=False)
+    assert result.outcome is ABCOutcome[outcome] and result.not_finite > 0
 
 
 def test_discrete_data_need_no_tolerance():
@@ -383,6 +429,7 @@ def test_interrupted_share_and_interrupted_at_once(monkeypatch):
     interrupt(monkeypatch, 1)
     result = rejection(KEY, quantile=0.1, simulations=60_000, **PROBLEM)
     assert len(result.beta) == result.simulations // 10
+    assert result.acceptance == len(result.beta) / result.simulations
     for method, name in ((METHODS["rejection"], "count"), (METHODS["smc"], "accept")):
 
         def stop(*_, **__):

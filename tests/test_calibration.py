@@ -1,5 +1,7 @@
 """Ranks, their test and coverage: exact posteriors pass at the promised rate, broken ones are caught."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +110,31 @@ def test_coverage_of_intervals(found):
         expected = 2 * stats.norm.cdf(wider * stats.norm.ppf(0.5 + np.array([0.5, 0.8, 0.9]) / 2)) - 1
         error = np.sqrt(expected * (1 - expected) / S)
         assert np.all(abs(result.share[:, columns[name]] - expected) < 4 * error + 0.01), name
+
+
+@pytest.mark.parametrize("region", [False, True])
+@pytest.mark.parametrize("draws", [9, 10, 99, 100])
+def test_coverage_by_counting(draws, region):
+    """Of each rank once, as many lie inside as the level says: for every k, at both ends."""
+    size, middle = draws + 1, draws // 2
+    ks = np.arange(1, draws + 1 if region else middle + 1)
+    levels = ks / size if region else 1 - 2 * ks / size
+    levels = levels[levels > 0]
+    result = coverage(np.arange(size)[:, None], draws, levels, region=region)
+    np.testing.assert_allclose(result.level, levels, rtol=1e-12)
+    np.testing.assert_allclose(result.share[:, 0], levels, rtol=1e-12)
+    np.testing.assert_allclose(result.standard_error, np.sqrt(levels * (1 - levels) / size), rtol=1e-12)
+    for k, level in zip(ks, levels, strict=False):
+        inside = range(k) if region else range(k, draws - k + 1)
+        for rank in (inside[0] - 1, inside[0], inside[-1], inside[-1] + 1):
+            if 0 <= rank <= draws:
+                alone = coverage(np.full((1, 1), rank), draws, (level,), region=region)
+                assert alone.share == (rank in inside), (k, rank)
+    nearest = coverage(np.zeros((1, 1), int), draws, (0.001, 0.62, 0.999), region=region).level
+    every = np.append(levels, [] if region else 1 - 2 * middle / size)
+    np.testing.assert_allclose(
+        nearest, [every[abs(every - level).argmin()] for level in (0.001, 0.62, 0.999)]
+    )
 
 
 def test_rank_histogram(found):
@@ -231,6 +258,16 @@ def test_ellipses_are_exact_and_see_a_bias():
     np.testing.assert_array_equal(rank, region_ranks(KEY, truth, draws))
 
 
+def test_random_regions_have_no_units_and_a_point_of_their_own():
+    truth, draws = pairs(0.8)
+    rank = region_ranks(KEY, truth, draws, "random")
+    for units, origin in ((np.array([1e-6, 1e6]), 0.0), (1.0, np.array([300.0, -70.0]))):
+        moved = region_ranks(KEY, truth * units + origin, draws * units + origin, "random")
+        assert np.mean(moved == rank) > 0.99
+    truth[2:], draws[2:] = 0.0, draws[2]  # the same everywhere, but for the points
+    assert len(np.unique(region_ranks(KEY, truth, draws, "random")[2:])) > 10
+
+
 def test_a_point_mass_never_covers():
     truth, draws = np.random.default_rng(44).normal(size=(50, 2)), np.zeros((50, 9, 2))
     assert region_ranks(KEY, truth, draws).min() == 9
@@ -279,6 +316,31 @@ def test_interruption_keeps_what_was_reached():
     assert replicate(KEY, GAUSSIAN.model, posterior, 9, size=2, progress=False).truth.shape == (3, 1)
     with pytest.raises(KeyboardInterrupt):
         replicate(KEY, GAUSSIAN.model, posterior, 9, size=2, progress=False)
+
+
+def test_an_error_keeps_what_was_reached():
+    def posterior(key, data, calls=[]):  # noqa: B006
+        calls.append(1)
+        if len(calls) in (4, 5):
+            raise RuntimeError("no posterior today")
+        return normal(key, (7 + (len(calls) > 7),))
+
+    run = partial(replicate, KEY, GAUSSIAN.model, posterior, 9, size=2, progress=False)
+    with pytest.raises(RuntimeError, match="no posterior today") as caught:
+        run()
+    (note,) = caught.value.__notes__
+    assert note == "Raised in replication 3; the 3 before it are in error.replications."
+    with pytest.raises(RuntimeError) as first:  # nothing to keep
+        run()
+    assert not hasattr(first.value, "replications") and not hasattr(first.value, "__notes__")
+    with pytest.raises(ValueError, match=r"as many draws from each data set, got \[7, 8\]") as sizes:
+        run()
+    assert sizes.value.replications.draws.shape == (2, 7, 1)  # refused at once, not in the end
+    kept = caught.value.replications
+    whole = replicate(KEY, GAUSSIAN.model, lambda key, data: normal(key, (7,)), 9, size=2, progress=False)
+    assert kept.names == whole.names
+    np.testing.assert_array_equal(kept.truth, whole.truth[:3])
+    np.testing.assert_array_equal(kept.draws, whole.draws[:3])
 
 
 ONES, COUNTER = jnp.ones((3, 2)), iter(range(5, 9))

@@ -1,5 +1,7 @@
 """c2st: equal samples are not told apart, and each kind of difference is."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from scipy import stats
 from toys import within
 
+from himlib import comparison
 from himlib.comparison import c2st
 
 KEY = jax.random.key(60)
@@ -45,6 +48,38 @@ def test_each_difference_is_seen(difference):
     if difference == "mean":  # no classifier is better than Bayes's, and this one is nearly as good
         best = stats.norm.cdf(0.35)
         assert best - 0.05 < result.accuracy < best + 3 * result.standard_error
+
+
+@pytest.mark.parametrize("units", [(2.0**66, 2.0**66), (2.0**-66, 2.0**-66), (2.0**66, 1.0), (1.0, 2.0**-66)])
+def test_units_do_not_matter(units):
+    first, second = draw(2)
+    plain = c2st(KEY, first, DIFFERENCES["mean"](second))
+    assert c2st(KEY, *(jnp.array(units) * x for x in (first, DIFFERENCES["mean"](second)))) == plain
+
+
+def test_reports_are_of_rows_that_the_classifier_has_not_seen(monkeypatch):
+    """With a known classifier in the place of those that are trained."""
+    first, second = np.random.default_rng(0).normal(size=(2, 60)).astype("f4")
+    second = second[:40] - 1
+
+    def use(classify):
+        def fit(key, p, q, network, **options):
+            return SimpleNamespace(r=classify(p, q))
+
+        monkeypatch.setattr(comparison, "fit_ratio", fit)
+        comparison._c2st.clear_cache()
+        return c2st(KEY, first, second, folds=2)
+
+    shares = [(sample > np.append(first, second).mean()).mean() for sample in (first, second)]
+    found = use(lambda p, q: lambda x: x[:, 0])  # cuts at the mean of all draws, where samples are shifted to
+    assert found.accuracy == pytest.approx((shares[0] + 1 - shares[1]) / 2, abs=1e-6)
+    variances = [share * (1 - share) / size for share, size in zip(shares, (60, 40), strict=True)]
+    assert found.standard_error == pytest.approx(sum(variances) ** 0.5 / 2, rel=1e-5)
+    seen = use(
+        lambda p, q: lambda x: jnp.where(jnp.isin(x, p) | ~jnp.isin(x, jnp.append(p, q)), 1.0, -1.0)[:, 0]
+    )
+    assert seen.accuracy == 0.5  # all new rows are called first's: half of the truth, where no old one helps
+    comparison._c2st.clear_cache()
 
 
 def test_units_and_trees_make_no_difference():

@@ -276,7 +276,7 @@ def test_no_package_is_needed_before_its_data_set():
 
 def test_what_tests_load_is_installed_for_them_in_fixed_versions():
     root = Path(__file__).parents[1]
-    packages = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]["dev"]
+    packages = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]["test"]
     pinned = {line.split("==")[0] for line in (root / "constraints.txt").read_text().splitlines()}
     for name in OFFLINE:
         for way in KINDS[name].sources.values():

@@ -16,7 +16,6 @@ from himlib.algorithm import Data
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal
 from himlib.lfvi import lfvi
 from himlib.networks import ratio_network
-from himlib.neural_ratio import Target
 from himlib.score_sums import block_sums
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.simulators.lotka_volterra import INITIAL, LotkaVolterra, transitions
@@ -92,7 +91,7 @@ from test_devices import *
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from himlib.centered_score import solve_score
-from himlib.families import Frame
+from himlib.models import Frame
 from himlib.neural_ratio import train_ratio
 from toys import FLAT
 
@@ -181,14 +180,15 @@ def test_step_lowers_for_accelerators(name):
 
 def test_score_lowers_for_accelerators():
     simulator = LotkaVolterra(inner_steps=3)
-    options = {"target": Target(simulator.model), "impl": "threefry2x32", "pairs": 1, "centered": True}
+    options = {"model": simulator.model, "impl": "threefry2x32", "pairs": 1, "centered": True}
     rows = jax.ShapeDtypeStruct((16, 10, 2), jnp.float32)
 
     def sums(u, key, data):
         def log_ratio(x, z, beta, covariate):
             return simulator.linear_noise_log_prob(x, covariate, beta)
 
-        return block_sums(jax.tree_util.Partial(log_ratio), u, key, 0, 160, data, sharding=None, **options)
+        r, scale = jax.tree_util.Partial(log_ratio), jnp.ones(4)
+        return block_sums(r, u, scale, key, 0, 160, data, sharding=None, **options)
 
     words = jax.ShapeDtypeStruct((2,), jnp.uint32)
     exported = jax.export.export(jax.jit(sums), platforms=["cuda", "tpu"])(

@@ -128,6 +128,19 @@ def test_calibration_sees_scale_and_shift_and_saturation(sum_of):
     assert abs(saturated.slope) < 0.05 and saturated.rmse > 0.9 * SPREAD
 
 
+def test_calibration_as_numpy_has_it():
+    rng = np.random.default_rng(0)
+    beta = rng.normal(size=(50, 2)) @ [[3.0, 1.0], [0.0, 0.2]] + 5
+    exact = 40 * rng.normal(size=50) - 700
+    r = 0.6 * exact + 9 * rng.normal(size=50) + beta[:, 0] + 80
+    result, error = ratio_calibration(r, exact, beta), r - exact
+    assert result.slope == pytest.approx(np.polyfit(exact, r, 1)[0])
+    assert result.correlation == pytest.approx(np.corrcoef(exact, r)[0, 1]) and result.correlation < 0.99
+    assert result.rmse == pytest.approx(error.std())
+    covariance = [np.cov(error, column, ddof=0)[0, 1] for column in beta.T]
+    np.testing.assert_allclose(result.shift, covariance / beta.std(0), rtol=1e-4)
+
+
 def test_calibration_in_several_parameters():
     beta = {"a": BETA, "b": jnp.stack([BETA[::-1], jnp.ones(1000)], axis=1)}
     error = np.asarray(BETA - BETA.mean())
@@ -182,6 +195,21 @@ BROKEN = {
 def test_score_test_sees_a_broken_ratio(name):
     result = score(BROKEN[name])
     assert result.p_value < 1e-6 and abs(result.z[0]) > 5
+
+
+def test_score_test_reports_in_the_units_of_r():
+    # The gradient in beta of c log p(x | beta) is c times a standard normal.
+    model = HierarchicalImplicitModel(
+        dist.Normal(0.0, 1.0), simulate=lambda key, b, c: (None, b + normal(key))
+    )
+    one, seven = (score(lambda *row: c * exact_r(*row), model) for c in (1, 7))  # noqa: B023
+    assert one.standard_error == pytest.approx(2000**-0.5, rel=4.5 * 4000**-0.5)
+    for name, power in {"mean": 1, "standard_error": 1, "z": 0, "chi_square": 0, "p_value": 0}.items():
+        np.testing.assert_allclose(getattr(seven, name), 7**power * getattr(one, name), rtol=1e-3)
+    np.testing.assert_allclose(one.z, one.mean / one.standard_error, rtol=1e-5)
+    chi_square = float(one.chi_square)
+    assert chi_square == pytest.approx(float(one.z[0]) ** 2, rel=1e-4)
+    assert float(one.p_value) == pytest.approx(stats.chi2.sf(chi_square, 1), rel=1e-3)
 
 
 def test_score_test_at_its_nominal_rate():
@@ -255,7 +283,7 @@ MANY = Data(0.2 + (MANY.x - MANY.x.mean()) / MANY.x.std())
 def judged(state):
     """The verdict on a q that is the exact posterior, or one wider by a factor."""
 
-    def judged(algorithm=ALGORITHM, wider=1.0, data=MANY, outcome=Outcome.CONVERGED, **posterior):
+    def judged(algorithm=ALGORITHM, wider=1.0, data=MANY, outcome=Outcome.AT_REST, **posterior):
         if not posterior:
             exact = GAUSSIAN.posterior(data.x)
             posterior = {"location": exact.mean[None], "log_scale": jnp.log(wider * exact.scale)[None]}
@@ -267,7 +295,7 @@ def judged(state):
 
 def test_verdict_on_the_exact_posterior(judged):
     found = judged()
-    assert found.findings == () and found.outcome is Outcome.CONVERGED
+    assert found.findings == () and found.outcome is Outcome.AT_REST
     assert found.width == pytest.approx(1, abs=0.05) and found.contrast == pytest.approx(1, abs=0.1)
     assert abs(found.shift[0]) < 1e-3 and found.shift_error[0] < 1e-3
     assert isinstance(found.width, float) and found.shift.shape == found.shift_error.shape == (1,)
@@ -334,7 +362,7 @@ def test_width_of_the_best_normal_is_one(family):
     else:
         posterior = {"location": location, "log_scale": -jnp.log(jnp.diag(precision)) / 2}
     state = algorithm.init(KEY, data)._replace(posterior={"beta": posterior})
-    found = verdict(KEY, model, algorithm, Result(state, None, Outcome.CONVERGED), data)
+    found = verdict(KEY, model, algorithm, Result(state, None, Outcome.AT_REST), data)
     assert found.width == pytest.approx(1, abs=0.04) and found.findings == ()
     assert np.all(abs(found.shift) < 4.5 * found.shift_error) and found.shift_error.max() < 0.1
 

@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from himlib.families import Frame, FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass, Space
+from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
+from himlib.models import Frame, Space
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(11)

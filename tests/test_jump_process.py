@@ -244,6 +244,17 @@ def test_counts_bound_the_changes(short):
     assert np.array_equal(series[:, 2, 0] - START[0], events)
 
 
+@pytest.mark.parametrize("leaps", [None, 1])
+def test_a_record_with_as_many_events_as_allowed_is_kept(leaps):
+    """Births alone: the prey that a record shows are the events until then."""
+    births, cap = jnp.log(jnp.array([0.1, 0.0, 0.0, 0.0])), 6
+    series = JumpProcess(leaps=leaps).simulate_series(KEY, births, START, 3, SIZE)[..., 0]
+    capped = JumpProcess(leaps=leaps, max_events=cap).simulate_series(KEY, births, START, 3, SIZE)[..., 0]
+    events = np.asarray(series) - START[0]
+    assert np.array_equal(capped, np.where(events <= cap, series, np.nan), equal_nan=True)
+    assert np.all((events == cap).mean(0) > 1e-3)  # at each of the records
+
+
 def test_runaway_prey_are_given_up_in_time():
     """Births alone at seven per head: each series ends at the cap, at most that many animals up."""
     process = JumpProcess(max_events=1000)
@@ -330,6 +341,21 @@ def test_lowers_for_accelerators():
     calls = set(re.findall(r"custom_call @([\w.]+)", text))
     assert not [call for call in calls if "callback" in call or "python" in call], calls
     assert "f64" not in text and exported.platforms == ("cuda", "tpu")
+
+
+@pytest.mark.parametrize(("platform", "lanes"), [("cpu", 512), ("cuda", 3000), ("tpu", 3000)])
+def test_lanes_are_those_of_where_the_arrays_are(platform, lanes, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu" if platform == "cpu" else "cpu")
+    traced = jax.jit(lambda key: PROCESS.simulate_series(key, BETA, START, 4, 3000)).trace(KEY)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    waits = {lanes: f"tensor<{jump_process.BLOCK}x{lanes}xf32>" in text for lanes in (512, 3000)}
+    assert waits == {512: lanes == 512, 3000: lanes == 3000}
+
+
+def test_accelerators_get_the_same_series(short, monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
+    series, events = PROCESS._simulate.__wrapped__(PROCESS, KEY, BETA, START, 3, SIZE)
+    assert np.array_equal(series, short[0]) and np.array_equal(events, short[1])
 
 
 def published_statistics(states):

@@ -1,13 +1,19 @@
-"""Each chapter's launch buttons open that chapter, under whatever address the repository has."""
+"""Each chapter's launch buttons open that chapter, under whatever address the repository has.
+
+And what they open it with is good enough for himlib: no bound of ours moves a version of Colab's.
+"""
 
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import notebooks
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from trees import copy_repository
 
 OPENS = {
@@ -80,3 +86,47 @@ def test_problems_are_noticed(tmp_path):
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "x.ipynb").touch()
     assert problems(tmp_path, tmp_path, "x") == ["Binder: None"]
+
+
+COLAB = (notebooks.ROOT / "tests" / "colab.txt").read_text()
+
+
+def refused(bounds: list[str], listed: str) -> set[str]:
+    """The packages whose bound does not admit the version that is listed, or that are not listed."""
+    versions = dict(line.split("==") for line in listed.splitlines() if line[0] != "#")
+    requirements = map(Requirement, bounds)
+    return {each.name for each in requirements if not each.specifier.contains(versions.get(each.name, "0"))}
+
+
+def test_bounds_admit_what_colab_has():
+    project = tomllib.loads((notebooks.ROOT / "pyproject.toml").read_text())["project"]
+    assert refused(project["dependencies"], COLAB) == {"numpyro"}  # Colab has none: the install cell adds it
+    python = re.search(r"\(Python ([\d.]+)\)", COLAB)[1]
+    assert refused([f"python{project['requires-python']}"], f"python=={python}") == set()
+
+
+def test_list_of_colab_is_complete():
+    lines = [line for line in COLAB.splitlines() if line[0] != "#"]
+    assert [line for line in lines if not re.fullmatch(r"[a-z\d-]+==[\w.]+", line)] == []
+    assert {"ipykernel", "ipython", "jaxlib", "pandas", "pillow", "pip"} <= {
+        line.split("==")[0] for line in lines
+    }
+
+
+def test_a_bound_that_is_too_high_is_noticed():
+    assert refused(["jax>=0.10", "numpy>=2.0", "flax>=0.12"], "# all\njax==0.7.2\nnumpy==2.1.3") == {
+        "jax",
+        "flax",
+    }
+
+
+def test_install_cell_asks_for_the_jax_that_is_there(monkeypatch, capsys):
+    """Executed without himlib: what it would run, and that it shows the devices."""
+    asked = []
+    cell = notebooks.INSTALL.format(url=MOVED).replace("%pip", "pip(kept, '").replace("{kept}", "')")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    exec(cell, {"pip": lambda kept, line: asked.append((kept, line))})
+    ((kept, line),) = asked
+    assert kept == f"jax=={version('jax')}"
+    assert line.split('"')[1] == f"himlib @ git+{MOVED}@main"
+    assert "Device(id=0)" in capsys.readouterr().out

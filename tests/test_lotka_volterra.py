@@ -203,9 +203,17 @@ def test_each_series_has_its_own_rates_and_start():
 
 def test_accelerators_get_the_same_numbers(monkeypatch):
     expected = LotkaVolterra().simulate_series(KEY, BETA, INITIAL, 3, 900)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
     series = LotkaVolterra._simulate.__wrapped__(LotkaVolterra(), KEY, BETA, START, 3, 900)
     np.testing.assert_allclose(series, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("platform", "at_once"), [("cpu", False), ("cuda", True), ("tpu", True)])
+def test_blocks_are_side_by_side_where_the_arrays_are_on_an_accelerator(platform, at_once, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu" if platform == "cpu" else "cpu")
+    traced = jax.jit(lambda key: LotkaVolterra().simulate_series(key, BETA, START, 5, 900)).trace(KEY)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("tensor<3x5x1x2x400xf32>" in text) == at_once  # the noise of three blocks, or of one
 
 
 def test_prior_predictive_is_positive_and_does_not_explode():

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from toys import GAUSSIAN
 
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import HierarchicalImplicitModel, Space
 from himlib.random import normal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -105,7 +105,88 @@ def test_prior_of_a_tree():
     assert jax.tree.leaves(model.sample_prior(KEY))[0].shape == ()
 
 
+@pytest.mark.parametrize(("shape", "length"), [((), 4000), ((4000,), 1)])
+def test_equal_leaves_of_a_prior_are_drawn_apart(shape, length):
+    leaf = dist.Normal(jnp.zeros(length), 1.0)
+    model = HierarchicalImplicitModel({"a": leaf, "b": [leaf, leaf]}, simulate=simulate)
+    draws = np.stack([np.ravel(draw) for draw in jax.tree.leaves(model.sample_prior(KEY, shape))])
+    assert draws.shape == (3, 4000)
+    assert np.abs(np.corrcoef(draws) - np.eye(3)).max() < 4.5 / np.sqrt(4000)
+
+
 def test_noise_free_runs_and_gradients_go_through_generate():
     z, x = GAUSSIAN.model.generate(jnp.zeros(2), 0.7, None)
     assert z == x == pytest.approx(0.7)
     assert jax.grad(lambda beta: GAUSSIAN.model.generate(jnp.ones(2), beta, None)[1])(0.3) == 1
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-12, 1.0, 1e12, 1e20])
+def test_frames_are_exact_in_any_unit(unit):
+    prior = {
+        "a": dist.Normal(jnp.array([0.0, 3.0]), jnp.array([1.0, unit])),
+        "b": dist.Laplace(2 * unit, unit),
+        "c": dist.MultivariateNormal(jnp.zeros(2), scale_tril=unit * jnp.eye(2)),
+    }
+    frame = Space(prior).frame
+    np.testing.assert_allclose(frame.location, np.float32([0, 3, 2 * unit, 0, 0]), rtol=1e-6)
+    scale = np.float32([1, unit, 2**0.5 * unit, unit, unit])
+    np.testing.assert_allclose(frame.scale, scale, rtol=1e-6)
+
+
+def test_a_frame_is_known_while_a_function_is_traced():
+    model = HierarchicalImplicitModel(dist.Normal(0.0, 1e-20), simulate=simulate)
+    assert jax.jit(lambda x: x * model.space.frame.scale)(1.0) == np.float32(1e-20)
+
+
+class Spike(dist.Distribution):
+    """Zero with probability 0.9, and a normal else."""
+
+    support = dist.constraints.real
+
+    def sample(self, key, sample_shape=()):
+        k_spike, k_slab = jax.random.split(key)
+        slab = jax.random.normal(k_slab, sample_shape)
+        return jnp.where(jax.random.bernoulli(k_spike, 0.9, sample_shape), 0.0, slab)
+
+
+class Endless(dist.Distribution):
+    """No number at all."""
+
+    support = dist.constraints.real
+
+    def sample(self, key, sample_shape=()):
+        return jnp.full(sample_shape, jnp.nan)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (
+            {"a": dist.Normal(0, 1), "b": dist.Delta(2.0)},
+            r"coordinate 1 has no width \(Delta\): a known number",
+        ),
+        (
+            dist.Normal(jnp.zeros(3), jnp.array([1.0, 0.0, 1.0]), validate_args=False),
+            r"coordinate 1 has no width \(Normal\)",
+        ),
+        (Spike(), r"coordinate 0 has no width \(Spike\)"),
+        (Endless(), r"coordinate 0 has no finite width \(Endless\)"),
+        (dist.Distribution(), "Distribution has no support"),
+        (dist.ImproperUniform(dist.constraints.positive, (), ()), "ImproperUniform cannot be sampled"),
+        (dist.ProjectedNormal(jnp.array([1.0, 0.0])), "ProjectedNormal has a support without a map"),
+    ],
+)
+def test_priors_without_a_frame_are_refused(prior, message):
+    with pytest.raises(ValueError, match=f"prior: {message}"):
+        Space(prior)
+
+
+def test_moments_that_are_not_known_are_measured():
+    path = dist.EulerMaruyama(jnp.linspace(0, 1, 5), lambda x, t: (-x, 1.0), dist.Normal(0.0, 1.0))
+    frame = Space(path).frame
+    # x <- 0.75 x + 0.5 e, from variance one: five standard errors of quantiles of 1,000 draws
+    variance = [1.0]
+    for _ in range(4):
+        variance.append(0.75**2 * variance[-1] + 0.25)
+    np.testing.assert_allclose(frame.scale, np.sqrt(variance), rtol=0.15)
+    np.testing.assert_allclose(frame.location, 0, atol=0.2)

@@ -1,5 +1,6 @@
 """Ratios trained on one wide proposal: known coefficients, the value of width, keys and covariates."""
 
+import re
 from functools import cache
 
 import jax
@@ -10,12 +11,12 @@ import optax
 import pytest
 from toys import FLAT
 
+from himlib import neural_ratio
 from himlib.algorithm import Data
-from himlib.families import Frame
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import Frame, HierarchicalImplicitModel
 from himlib.networks import Network
 from himlib.neural_ratio import train_ratio
-from himlib.training import cosine_adam
+from himlib.training import Outcome, cosine_adam
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
@@ -103,7 +104,7 @@ def test_the_ratio_passes_through_jit_and_vmap():
 # x is the covariate itself, so that what r sees tells which covariates it was trained at.
 COPY = HierarchicalImplicitModel(
     {"shift": dist.Normal(0.0, 1.0)},
-    generate=lambda noise, beta, c: (None, {"seen": c["place"], "noise": noise}),
+    generate=lambda noise, beta, c: (None, {"seen": c["place"] + 0 * beta["shift"], "noise": noise}),
     noise_shape=(2,),
 )
 SUM = Network(
@@ -128,5 +129,46 @@ def test_jitter_is_applied():
     data = Data({"seen": PLACES, "noise": np.zeros((3, 2), "float32")}, {"place": PLACES})
     frame = Frame(np.zeros(1), np.ones(1))
     nowhere = {"jitter": lambda key, c: {"place": c["place"] * jnp.nan}, "steps": 1, "batch_size": 8}
-    _, loss = train_ratio(KEY, COPY, SUM, data, frame, optax.sgd(0.0), **nowhere)
-    assert np.isnan(loss).all()
+    with pytest.raises(FloatingPointError, match="It was step 1: 100 % of the simulated x"):
+        train_ratio(KEY, COPY, SUM, data, frame, optax.sgd(0.0), **nowhere)
+
+
+def rarely_failing(noise, beta, covariate):
+    return None, jnp.where(beta > 3.0, jnp.nan, beta + noise)
+
+
+FAILING = HierarchicalImplicitModel(FLAT.prior, generate=rarely_failing, noise_shape=())
+
+
+def test_simulated_x_that_is_not_finite():
+    frame, steps = Frame(np.zeros(1), np.ones(1)), 50
+    options = {"model": FAILING, "ratio": QUADRATIC, "optimizer": optax.sgd(1e-3), "steps": steps}
+    with pytest.raises(FloatingPointError) as caught:
+        train_ratio(KEY, data=NOTHING, frame=frame, batch_size=64, **options)
+    text = re.escape(Outcome.SIMULATOR_NOT_FINITE.value)
+    text += r" It was step (\d+): (.*) % of the simulated x, the first at beta = (.*)\."
+    step, share, beta = re.fullmatch(text, str(caught.value)).groups()
+    *_, loss, finite, _ = neural_ratio._train(
+        KEY, None, frame, size=64, jitter=None, sharding=None, **options
+    )
+    first = int(np.argmin(np.isfinite(loss)))
+    assert 0 < first < steps - 1 and not finite
+    assert int(step) == first + 1 and float(share) > 1 and float(beta) > 3.0
+
+
+def test_an_r_that_diverges():
+    """The sixth update is not finite, and with it the seventh loss, or no loss where it was the last."""
+    optimizer = optax.sgd(lambda step: jnp.where(step == 5, jnp.nan, 1e-3))
+    for steps, step in ((50, 7), (6, 6)):
+        with pytest.raises(FloatingPointError) as caught:
+            train_ratio(
+                KEY,
+                FLAT,
+                QUADRATIC,
+                NOTHING,
+                Frame(np.zeros(1), np.ones(1)),
+                optimizer,
+                steps=steps,
+                batch_size=8,
+            )
+        assert str(caught.value) == f"{Outcome.NOT_FINITE.value} It was step {step}."

@@ -50,7 +50,7 @@ def test_global_and_local_posterior(size):
         k_beta, k_data = jax.random.split(jax.random.key(seed))
         _, x = gaussian.model.simulate_batch(k_data, jnp.full(size, jax.random.normal(k_beta)))
         run = fit(jax.random.key(seed), algorithm, Data(x), 2_000, rounds=rounds, progress=False)
-        assert run.outcome is Outcome.CONVERGED
+        assert run.outcome is Outcome.AT_REST
         scores.append(judge(gaussian, algorithm, run.state, x))
     error, ratio, distance = np.abs(np.array(scores)).T
     assert np.median(error) < 0.3 and error.max() < 0.5  # on fresh data one in thirteen is beyond 0.3

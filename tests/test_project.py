@@ -36,7 +36,7 @@ def found(pattern: str, texts: dict[str, str]) -> list[str]:
 def stray_addresses(texts: dict[str, str]) -> list[str]:
     """List the addresses of repositories that the one setting does not explain."""
     known = {*notebooks.addresses(notebooks.repository_url()), *OTHERS}
-    places = r"(?:github\.com|(?<=\.com/)github|/gh)/[\w-]+/[\w.-]+|[\w-]+\.github\.io/[\w.-]+"
+    places = r"(?:github\.com|(?<=\.com/)github|(?<=/v2)/gh)/[\w-]+/[\w.-]+|[\w-]+\.github\.io/[\w.-]+"
     matches = (match[0] for text in texts.values() for match in re.finditer(places, text))
     return [place for place in matches if place.rstrip(".").removesuffix(".git") not in known]
 
@@ -53,8 +53,9 @@ def test_environment():
     environment = yaml.safe_load(TRACKED["environment.yml"])
     assert set(environment) == {"name", "channels", "dependencies"}
     python, pip, lines = environment["dependencies"]
-    workflow = yaml.safe_load(TRACKED[".github/workflows/book.yml"])
-    assert python.removeprefix("python=") == workflow["jobs"]["test"]["strategy"]["matrix"]["python"][0]
+    steps = yaml.safe_load(TRACKED[".github/workflows/book.yml"])["jobs"]["test"]["steps"]
+    tested = next(step["with"]["python-version"] for step in steps if "setup-python" in step.get("uses", ""))
+    assert python.removeprefix("python=") == tested
     assert pip == "pip"
     for line in lines["pip"]:
         option, path = line.split()

@@ -9,6 +9,7 @@ import pytest
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 
+from himlib.losses import LOSSES
 from himlib.ratio import RatioOutcome, classifier, fit_ratio, telescope
 
 KEY = jax.random.key(0)
@@ -124,17 +125,31 @@ class TestFeatures:
         assert max(fit.rmse_p, fit.rmse_q) < 0.1
 
     def test_that_nearly_repeat_each_other(self):
-        def steps(x):  # a dozen and a half, overlapping
+        def steps(
+            x,
+        ):  # a dozen and a half, overlapping; draws of both classes between any two: a finite optimum
             return jnp.append(jax.nn.sigmoid(20 * (x - jnp.arange(-2, 2, 0.25))), x)
 
-        p, q = (x[0] for x in gaussians([0], 2_000, shift=2.0, scale_p=0.5))
+        p, q = (x[0] for x in gaussians([0], 2_000, shift=1.0))
         x = np.concatenate([p, q])
         features = np.asarray(jax.vmap(steps)(x), np.float64)
-        model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=20_000)
+        model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=100)
         expected = model.fit(features, np.repeat([1, 0], 2_000)).decision_function(features)
-        r = np.asarray(fit_ratio(KEY, p, q, steps).r(x))
-        information = 4 * special.expit(r) * special.expit(-r)  # far out the loss does not care
-        assert np.sqrt(np.mean(information * (r - expected) ** 2)) < 0.05  # it is 2 without decorrelation
+        for rows in (np.arange(2_000), np.random.default_rng(0).permutation(2_000)):
+            r = np.asarray(fit_ratio(KEY, p[rows], q[rows], steps).r(x))
+            np.testing.assert_allclose(r, expected, atol=0.01)
+
+    @pytest.mark.parametrize("scale_p", [0.5, 0.1, 0.01])
+    @pytest.mark.parametrize("name", ["log", "exponential", "kl"])
+    def test_end_where_the_slope_of_the_loss_is_zero(self, name, scale_p):
+        p, q = (x[0] for x in gaussians([0], 2_000, scale_p=scale_p))
+        fit = fit_ratio(KEY, p, q, loss=name)
+
+        def loss(change):
+            return LOSSES[name](*(fit.r(x) + jnp.stack([x**0, x, x**2], 1) @ change for x in (p, q)))
+
+        constant = 5e-5 if name == "kl" else 1e-5  # its constant is set afterwards, by a mean of exp(r)
+        assert np.all(np.abs(jax.grad(loss)(jnp.zeros(3))) < np.array([constant, 1e-5, 1e-5]))
 
 
 class TestNetwork:

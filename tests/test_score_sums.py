@@ -9,7 +9,6 @@ from jax.tree_util import Partial
 
 from himlib.algorithm import Data
 from himlib.models import HierarchicalImplicitModel
-from himlib.neural_ratio import Target
 from himlib.random import normal
 from himlib.score_sums import BLOCK, SPREAD, Chunks, Equation, prior_terms
 
@@ -19,7 +18,6 @@ MODEL = HierarchicalImplicitModel(
     generate=lambda noise, beta, c: (None, beta["a"] * c + beta["b"] * noise),
     noise_shape=(),
 )
-TARGET = Target(MODEL)
 SCALE = np.array([0.5, 0.2])
 U = np.array([0.3, -0.1])
 KEY = jax.random.key(7)
@@ -36,13 +34,13 @@ def data_of(size):
 
 def equation(data, pairs=1, centered=True, chunk_size=1000, **options):
     chunks = Chunks(MODEL, data, None, chunk_size, None)
-    settings = {"target": TARGET, "pairs": pairs, "centered": centered, "sharding": None}
+    settings = {"model": MODEL, "pairs": pairs, "centered": centered, "sharding": None}
     return Equation(KEY, Partial(log_ratio), chunks, SCALE, options.get("curvature_chunks", 1), **settings)
 
 
 @jax.jit
 def slope(u, x, c):
-    return jax.grad(lambda u: log_ratio(x, None, TARGET.space.constrain(u), c))(u)
+    return jax.grad(lambda u: log_ratio(x, None, MODEL.space.constrain(u), c))(u)
 
 
 def by_hand(data, u, chunk, pairs, centered):
@@ -53,7 +51,7 @@ def by_hand(data, u, chunk, pairs, centered):
     key = jax.random.fold_in(jax.random.split(KEY)[0], chunk)
 
     u, scores = jnp.float32(u), []
-    beta = TARGET.space.constrain(u)
+    beta = MODEL.space.constrain(u)
     noises = [normal(jax.random.fold_in(key, b), (pairs, block)) for b in range(blocks)]
     for n in range(size):
         c = data.covariate[n]
@@ -93,7 +91,7 @@ def test_a_pass_adds_its_chunks():
     data = data_of(50)
     parts = equation(data, chunk_size=20)
     assert parts.load.count == 3
-    score, information, curvature, size = parts.run(U, 3, progress=False)
+    score, information, curvature, size, _ = parts.run(U, 3, progress=False)
     assert size == 50
     sums = [parts.sums(U, i, parts.load(i)) for i in range(3)]
     np.testing.assert_allclose(score, sum(part.sum(0) for part, _ in sums))
@@ -111,6 +109,50 @@ def test_differences_are_the_derivative_under_the_same_noise():
 
 
 def test_prior_terms():
-    gradient, precision = prior_terms(jnp.float32(U), target=TARGET)
-    np.testing.assert_allclose(gradient, [(0.5 - 0.3) / 4, 0.1 / 0.25], rtol=1e-5)  # log b is normal
-    np.testing.assert_allclose(precision, np.diag([1 / 4, 1 / 0.25]), rtol=1e-5, atol=1e-6)
+    gradient, precision = prior_terms(jnp.float32(U), jnp.float32(SCALE), model=MODEL)
+    np.testing.assert_allclose(gradient, SCALE * [(0.5 - 0.3) / 4, 0.1 / 0.25], rtol=1e-5)  # log b is normal
+    np.testing.assert_allclose(precision, np.diag(SCALE**2 * [1 / 4, 1 / 0.25]), rtol=1e-5, atol=1e-6)
+
+
+def test_noise_of_a_score_is_that_of_repeated_simulation():
+    """Over three hundred keys, so that a wrong factor of two or of its root would show."""
+    data = data_of(64)
+    chunks = Chunks(MODEL, data, None, 1000, None)
+    settings = {"model": MODEL, "centered": True, "sharding": None}
+    scores, told = [], []
+    for seed in range(300):
+        key = jax.random.key(seed)
+        one = Equation(key, Partial(log_ratio), chunks, SCALE, 1, 1, **settings)
+        score, *_, noise = one.run(U, 1, progress=False)
+        scores.append(score)
+        told.append(noise)
+    ratio = np.diag(np.mean(told, axis=0)) / np.var(scores, axis=0, ddof=1)
+    # The variance of 300 keys errs by sqrt(2 / 299), that of 16 blocks for each by a quarter as much.
+    assert np.abs(ratio - 1).max() < 4.5 * np.sqrt(2 / 299 * (1 + 1 / 16))
+
+
+@pytest.mark.parametrize("size", [3, 40])
+def test_information_and_curvature_of_data_that_the_model_makes(size):
+    """For a score they are the same (Bartlett): here x is normal, with mean a c and log sd log b."""
+    data = data_of(size)
+    chunks = Chunks(MODEL, data, None, 1000, None)
+    settings = {"model": MODEL, "centered": True, "sharding": None}
+
+    def log_density(x, z, beta, c):
+        return dist.Normal(beta["a"] * c, beta["b"]).log_prob(x)
+
+    one = Equation(KEY, Partial(log_density), chunks, SCALE, 1, 1, **settings)
+    found = one.expected(U, size)
+    squares = np.sum(np.float64(data.covariate) ** 2)
+    expected = np.diag(SCALE**2 * [squares * np.exp(-2 * U[1]), 2 * size])
+    error = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    for matrix in found:
+        assert np.max(np.abs(matrix - expected) / error) < 0.1  # 4.5 standard errors of z^4
+
+
+def test_blocks_hold_no_more_simulations_where_pairs_are_many():
+    chunks = Chunks(MODEL, data_of(9000), None, 10_000, None)
+    for pairs, blocks in ((1, SPREAD), (8, SPREAD), (64, 116)):
+        chunks.cut(pairs)
+        assert chunks.blocks == blocks and chunks.blocks * chunks.block >= 9000
+        assert chunks.block * pairs <= BLOCK

@@ -28,7 +28,7 @@ def test_error_and_density_as_scikit_learn_has_them():
 
 def test_calibration_error_by_a_loop():
     p, labels = draw(200)
-    p[0], labels[0] = [1.0, 0.0, 0.0], 0  # the upper edge belongs to the last bin
+    p[:2], labels[:2] = [1.0, 0.0, 0.0], [0, 1]  # the upper edge belongs to the last bin, right or wrong
     confidence, right = p.max(1), p.argmax(1) == labels
     total = 0.0
     for low in np.arange(10) / 10:

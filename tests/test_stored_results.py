@@ -144,7 +144,7 @@ def test_jump_process_is_calibrated(method):
 
 def test_jump_process_runs_all_converged_and_know_more_than_the_prior():
     runs = [piece for name, piece in ONE["pieces"].items() if name.startswith("calibration_lfvi")]
-    assert {run["outcome"] for run in runs} == {"CONVERGED"}
+    assert {run["outcome"] for run in runs} == {"AT_REST"}
     sd = np.array([run["sd"] for run in runs])
     assert np.all(np.median(sd, axis=0) < 0.1) and np.all(sd < 0.5)  # the prior's is 0.3
     abc = np.array(ONE["pieces"]["calibration_abc"]["sd_median"])
@@ -197,7 +197,7 @@ def test_rows_of_labels(key):
     error = fields["error"]
     np.testing.assert_allclose(fields["error_se"], np.sqrt(error * (1 - error) / size), rtol=2e-3)
     assert np.all(fields["nlpd"] > 0) and np.all((fields["ece"] >= 0) & (fields["ece"] < 1))
-    assert set(row["outcome"]) <= {"CONVERGED", "DRIFTING"}  # Adam at its last rate still moves
+    assert set(row["outcome"]) <= {"AT_REST", "DRIFTING"}  # Adam at its last rate still moves
 
 
 def test_every_row_of_labels_is_there_and_small():

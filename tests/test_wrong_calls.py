@@ -9,12 +9,16 @@ import pytest
 
 from himlib.abc import rejection
 from himlib.algorithm import Data
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass, Space
+from himlib.checks import check_precision
+from himlib.comparison import c2st, posterior_predictive
+from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
 from himlib.lfvi import lfvi
 from himlib.losses import RatioLoss, get_loss
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import HierarchicalImplicitModel, Space, enable_x64
 from himlib.networks import Network, ratio_network
+from himlib.problem import check_problem
 from himlib.random import normal
+from himlib.ratio import fit_ratio
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.training import Result, fit
 
@@ -48,6 +52,23 @@ def drawing(simulate, data=DATA):
 def simulating(result, data=DATA, **options):
     """Start with a simulator that makes this of one datum's noise and beta."""
     return start(data, model=model(lambda noise, beta, covariate: result(noise, beta)), **options)
+
+
+def simulating_dict(result):
+    made = HierarchicalImplicitModel(
+        {"a": PRIOR}, generate=lambda noise, beta, covariate: result(noise, beta), noise_shape=()
+    )
+    return start(model=made)
+
+
+class Table:
+    """Stands for a table of pandas or polars."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def to_numpy(self):
+        return self.values
 
 
 ALGORITHM = build()
@@ -277,6 +298,97 @@ CALLS = {
         lambda: start(Data(X, X / 0)),
         ValueError,
         "data: missing or infinite values",
+    ),
+    "data: a Series": (
+        lambda: start(Data(Table(np.zeros(3)))),
+        TypeError,
+        r"data: expected arrays, got Table; see \.to_numpy\(\)",
+    ),
+    "data: a list of arrays": (
+        lambda: start(Data([X, X])),
+        ValueError,
+        r"data: got a list of 2 arrays; see jnp\.stack",
+    ),
+    "data: a list of rows": (
+        lambda: start(Data([[1.0, 2.0], [3.0, 4.0]])),
+        ValueError,
+        "got a list, see jnp.asarray",
+    ),
+    "data: a tuple of numbers": (lambda: start(Data((0.1, 0.2))), ValueError, "got a tuple, see jnp.asarray"),
+    "data: a ragged list": (
+        lambda: start(Data([X, X[:3]])),
+        ValueError,
+        r"\[3, 6\]; got a list of arrays of different lengths, pad them and see jnp\.stack",
+    ),
+    "data: objects": (
+        lambda: start(Data(np.array([X, X[:3]], dtype=object))),
+        TypeError,
+        "data: expected numbers, got an array of object",
+    ),
+    "data: names": (
+        lambda: start(Data(np.array(["a", "b"]))),
+        TypeError,
+        "data: expected numbers, got an array of <U1",
+    ),
+    "data: a name": (lambda: start(Data("rain")), TypeError, "data: expected arrays, got str"),
+    "data: dates": (
+        lambda: start(Data(np.array(["2020-01-01", "2020-01-02"], "datetime64[D]"))),
+        TypeError,
+        r"data: expected numbers, got .* datetime64\[D\]; subtract a date, see \.astype\(float\)",
+    ),
+    "data: durations": (
+        lambda: start(Data(X, np.arange(6).astype("timedelta64[s]"))),
+        TypeError,
+        "data: expected numbers, got .* timedelta64",
+    ),
+    "data: masked": (
+        lambda: start(Data(np.ma.masked_less(np.float32(X), 0))),
+        ValueError,
+        "data: missing or infinite values, which a mask hides",
+    ),
+    "data: half precision": (
+        lambda: start(Data(np.float16(X))),
+        ValueError,
+        r"data have \(\) and float16; likely cause: another precision, see data\.x\.astype\(float\)",
+    ),
+    "data: bytes": (
+        lambda: start(Data(np.uint8([0, 1, 2]))),
+        ValueError,
+        r"data have \(\) and uint8; likely cause: whole numbers, see data\.x\.astype\(float\)",
+    ),
+    "data: small integers": (
+        lambda: simulating(
+            lambda noise, beta: (None, jnp.int32(9 * (noise + beta))), Data(np.int8([0, 1, 2]))
+        ),
+        ValueError,
+        r"data have \(\) and int8; likely cause: another size, see data\.x\.astype\(int\)",
+    ),
+    "data: one without an axis": (
+        lambda: start(Data(jnp.zeros(3)), model=model(noise_shape=(3,))),
+        ValueError,
+        r"gives x of shape \(3,\) .* the data have \(\) and float32; for one observation data\.x\[None\]",
+    ),
+    "data: time stamps": (
+        lambda: start(Data(1.7e9 + np.arange(6) / 6)),
+        ValueError,
+        r"data: x is lost to single precision \(6 values become 1\): subtract an offset",
+    ),
+    "data: nanoseconds": (
+        lambda: start(Data(X, {"time": 10**18 + np.arange(6)})),
+        ValueError,
+        "data: covariate.time is lost to single precision",
+    ),
+    "beta: an index into a dict": (
+        lambda: simulating_dict(lambda noise, beta: (None, beta[0] + noise)),
+        KeyError,
+        r"(?s)Raised in generate.*beta is a dict with the keys \['a'\]",
+    ),
+    "z: integers": (
+        lambda: simulating(
+            lambda noise, beta: (jnp.int32(noise > 0), beta + noise), local=ImplicitConditional()
+        ),
+        ValueError,
+        "z: q gives floating-point numbers, the simulator integers: .* marginalize, or make z continuous",
     ),
     # What the simulator gives.
     "simulator: x of another shape": (
@@ -559,6 +671,64 @@ def test_right_calls_are_not_refused(state):
     assert simulating(lambda noise, beta: (None, {"a": beta, "b": noise}), pair).step == 0
     assert ALGORITHM.sample(KEY, state, 0).shape == (0,)
     assert Space(dist.Normal(0, 1)).frame.location.dtype == jnp.float32
+
+
+def test_pandas():
+    pandas = pytest.importorskip("pandas")
+    for table in (pandas.Series([0.1, 0.5]), pandas.DataFrame({"a": [0.1, 0.5]})):
+        name = type(table).__name__
+        for data in (Data(table), Data(X[:2], table)):
+            with pytest.raises(TypeError, match=rf"data: expected arrays, got {name}; see \.to_numpy\(\)"):
+                start(data)
+        with pytest.raises(TypeError, match=rf"p: expected arrays, got {name}; see \.to_numpy\(\)"):
+            fit_ratio(KEY, table, table)
+
+
+@pytest.mark.parametrize(
+    ("array", "lost"),
+    [
+        (1e4 + np.linspace(0.0, 1.0, 50), False),
+        (2_450_000.5 + np.linspace(0.0, 1.0, 50), True),
+        (np.full(50, 0.1) + 1e-17 * np.arange(50), False),  # constant up to rounding
+        (1e9 + np.zeros(50), False),
+        (np.linspace(0.0, 1.0, 50) * 1e-30, False),
+        (np.linspace(0.0, 1.0, 50) * 1e-50, True),
+        (np.linspace(0.0, 1.0, 50) * 1e39, True),
+        (np.array([1e300]), True),
+        (np.zeros(0), False),
+        (np.stack([np.linspace(0.0, 1.0, 50), 1.7e9 + np.linspace(0.0, 1.0, 50)], 1), True),
+        (np.arange(5), False),
+        (2**40 + np.arange(5), True),
+        (np.array([0.0, np.nan, np.inf]), False),  # for others to refuse
+        (np.float32(1.7e9 + np.linspace(0.0, 1.0, 50)), False),  # was lost before
+    ],
+)
+def test_what_single_precision_loses(array, lost):
+    if not lost:
+        check_precision("x", array)
+        return
+    with pytest.raises(ValueError, match="x is lost to single precision"):
+        check_precision("x", array)
+    with enable_x64(True):
+        check_precision("x", array)
+
+
+def test_samples_that_single_precision_loses():
+    stamps = 1.7e9 + np.random.default_rng(0).normal(size=(60, 2))
+    for function in (fit_ratio, c2st):
+        with pytest.raises(ValueError, match=r"is lost to single precision \(120 values become \d\)"):
+            function(KEY, stamps, stamps + 1)
+    with pytest.raises(ValueError, match="beta is lost to single precision"):
+        posterior_predictive(KEY, model(), stamps[:, 0], DATA)
+
+
+def test_single_precision_under_x64_has_a_remedy():
+    wide = HierarchicalImplicitModel(
+        dist.Normal(0.0, 1.0), simulate=lambda key, beta, covariate: (None, beta + jax.random.normal(key))
+    )
+    message = r"float64, .* float32; likely cause: jax_enable_x64, see data\.x\.astype\(float\)"
+    with enable_x64(True), pytest.raises(ValueError, match=message):
+        check_problem(wide, Data(np.float32(X)))
 
 
 def test_checks_stand_back_under_a_transformation():

@@ -22,8 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from himlib.centered_score import solve_score
-from himlib.families import Frame, FullRankNormal
+from himlib.families import FullRankNormal
 from himlib.lfvi import Data, lfvi
+from himlib.models import Frame
 from himlib.networks import ratio_network
 from himlib.neural_ratio import train_ratio
 from himlib.random import normal

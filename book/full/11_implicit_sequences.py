@@ -25,9 +25,8 @@ import optax
 from flax import nnx
 
 from himlib.algorithm import Data
-from himlib.families import Space
 from himlib.joint_matching import joint_matching
-from himlib.models import HierarchicalImplicitModel
+from himlib.models import HierarchicalImplicitModel, Space
 from himlib.networks import MLP, NoisyDense, StochasticCell, pure
 from himlib.random import normal
 from himlib.results import store

@@ -194,7 +194,8 @@ class DeepImplicit:
                 f"{self.noise_sizes[2]}; x given h1 has no density."
             )
         push, weight = jnp.split(beta["last"]["kernel"], (self.noise_sizes[2],))
-        return dist.MultivariateNormal(h1 @ weight + beta["last"]["bias"], push.T @ push)
+        with jax.default_matmul_precision("float32"):  # on some GPUs the default has three digits
+            return dist.MultivariateNormal(h1 @ weight + beta["last"]["bias"], push.T @ push)
 
     def importance_sample(
         self,

@@ -192,7 +192,15 @@ class JumpProcess:
         return series.astype(dtype), events
 
     def _jump(self, steps: int, words: jax.Array, rates: jax.Array, initial: jax.Array):
-        """Simulate exactly, each series in a lane of a vector; a lane whose series ends takes the next one.
+        """Simulate exactly, in as many lanes as the processor likes that the arrays are on."""
+        # A core wants all lanes in its cache, an accelerator as many as it has threads.
+        lanes = {"cpu": 512, "default": 1 << 16}
+        return jax.lax.platform_dependent(
+            words, rates, initial, **{at: partial(self._lanes, steps, most) for at, most in lanes.items()}
+        )
+
+    def _lanes(self, steps: int, most: int, words: jax.Array, rates: jax.Array, initial: jax.Array):
+        """Simulate each series in a lane of a vector; a lane whose series ends takes the next one.
 
         In each turn a lane makes one event, or crosses into the next interval, where its wait is drawn anew:
         exponential times have no memory. Then a record is due. Records are written once in a block of
@@ -200,8 +208,7 @@ class JumpProcess:
         """
         axes, count = initial.shape[:-1], math.prod(initial.shape[:-1])
         words, rates, initial = (rows.reshape(count, -1) for rows in (words, rates, initial))
-        # A core wants all lanes in its cache, an accelerator as many as it has threads.
-        lanes = min(count, 512 if jax.default_backend() == "cpu" else 1 << 16)
+        lanes = min(count, most)
         turns = jnp.arange(BLOCK, dtype=jnp.uint32)[:, None]
 
         def begin(series):

@@ -90,9 +90,16 @@ class LinearRegression:
                   \Lambda = \frac{I}{s_0^2} + \frac{C^\top C}{s^2}.
         """
         x, covariate = self._checked(x, covariate)
-        precision = jnp.eye(self.size) / self.prior_scale**2 + covariate.T @ covariate / self.noise_scale**2
-        mean = jnp.linalg.solve(precision, covariate.T @ x / self.noise_scale**2)
-        return dist.MultivariateNormal(mean, precision_matrix=precision)
+        # In units of the prior and of the noise, whose squares may be no numbers of single precision.
+        features = covariate * (self.prior_scale / self.noise_scale)
+        with jax.default_matmul_precision("float32"):  # on some GPUs the default has three digits
+            product, moment = features.T @ features, features.T @ (x / self.noise_scale)
+        precision = jnp.eye(self.size) + product
+        mean = jnp.linalg.solve(precision, moment)
+        return dist.MultivariateNormal(
+            self.prior_scale * mean,
+            scale_tril=self.prior_scale * jnp.linalg.cholesky(jnp.linalg.inv(precision)),
+        )
 
     def evidence(self, x: jax.Array, covariate: jax.Array) -> jax.Array:
         r""":math:`\log p(x_1, \dots, x_N)` in nats, given the covariates; the most that an ELBO can be."""

@@ -235,7 +235,9 @@ class LotkaVolterra:
         def step(carry, _):
             mean, covariance = carry
             jacobian = jax.jacfwd(drift)(mean)
-            return (drift(mean), jacobian @ covariance @ jacobian.T + scale**2 * unit), None
+            with jax.default_matmul_precision("float32"):  # on some GPUs the default has three digits
+                carried = jacobian @ covariance @ jacobian.T
+            return (drift(mean), carried + scale**2 * unit), None
 
         start = check_shape("x", x, (2,)).astype(jnp.result_type(x, rates))
         unit = jnp.eye(2, dtype=start.dtype)
@@ -309,9 +311,11 @@ class LotkaVolterra:
             return jnp.stack(series, -1).swapaxes(0, 1)
 
         # A core wants one block at a time in its cache, an accelerator many blocks at once.
-        at_once = None if jax.default_backend() == "cpu" else 256
-        work = (jax.random.split(key, blocks), lay_out(beta), lay_out(initial))
-        series = jax.lax.map(simulate_block, work, batch_size=at_once).reshape(-1, steps, 2)
+        at_once = {"cpu": None, "default": 256} if blocks > 1 else {"default": None}
+        series = jax.lax.platform_dependent(
+            (jax.random.split(key, blocks), lay_out(beta), lay_out(initial)),
+            **{at: partial(jax.lax.map, simulate_block, batch_size=size) for at, size in at_once.items()},
+        ).reshape(-1, steps, 2)
         return series[0] if size is None else series[:size]
 
     def laplace(

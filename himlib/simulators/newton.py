@@ -21,7 +21,8 @@ def maximize(terms: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Uphill also where the sum is not concave; and the best of many step lengths, where gains are
         # summed term by term, since in float32 the totals would hide them.
         curvature = jnp.maximum(jnp.abs(curvature), 1e-6 * jnp.max(jnp.abs(curvature)))
-        direction = axes @ (axes.T @ gradient / curvature)
+        with jax.default_matmul_precision("float32"):  # on some GPUs the default has three digits
+            direction = axes @ (axes.T @ gradient / curvature)
         candidates = beta + STEPS[:, None] * direction
         here = terms(beta)
         gains = jax.lax.map(lambda candidate: jnp.sum(terms(candidate) - here), candidates)

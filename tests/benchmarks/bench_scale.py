@@ -12,7 +12,6 @@ from jax.tree_util import Partial
 
 from himlib.algorithm import Data
 from himlib.networks import ratio_network
-from himlib.neural_ratio import Target
 from himlib.random import normal
 from himlib.score_sums import Chunks, Equation
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
@@ -44,7 +43,7 @@ def build(centered):
         return network.apply(params, x, z, beta, covariate, jnp.array(TRUE_BETA))
 
     chunks = Chunks(model, load, 1, 1, None)
-    options = {"target": Target(model), "pairs": 1, "centered": centered, "sharding": None}
+    options = {"model": model, "pairs": 1, "centered": centered, "sharding": None}
     return chunks, Equation(jax.random.key(3), Partial(log_ratio, params), chunks, np.ones(4), 1, **options)
 
 

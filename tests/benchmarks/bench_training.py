@@ -5,13 +5,16 @@ run: its matrix products at the speed of a large one, its activations and normal
 loop that does nothing else. ``python -m tests.benchmarks.bench_training``
 """
 
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
+from himlib.checkpoints import Checkpoint
 from himlib.families import FullRankNormal
 from himlib.lfvi import Data, lfvi
 from himlib.networks import ratio_network
@@ -43,6 +46,21 @@ def products(jaxpr) -> float:
         for inner in jaxprs_in_params(equation.params):
             total += products(inner)
     return total
+
+
+def checkpoint_cost(algorithm, data, chunks: int, repeats: int = 50) -> tuple[float, float]:
+    """CPU seconds and bytes written per chunk, where so many chunks are written before."""
+    run, state = _compiled(algorithm, 100), algorithm.init(jax.random.key(0), data)
+    state, info, moments, _ = jax.device_get(run(jax.random.key(1), state, data, 100))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Checkpoint(Path(folder) / "run.npz", state, lambda: ())
+        for _ in range(chunks):
+            file.save(state, info, moments)
+        length, began = file.length, time.process_time()
+        for _ in range(repeats):
+            file.save(state, info, moments)
+        seconds = (time.process_time() - began) / repeats
+        return seconds, (file.length - length) / repeats + file.path.stat().st_size
 
 
 def build():
@@ -83,6 +101,12 @@ def main():
     print(f"fit_cold {cold:.1f} cpu s")
     print(f"fit_second_seed {warm:.1f} cpu s")
     print(f"compilation {cold - warm:.1f} cpu s (limit 8)")
+
+    few, many = (checkpoint_cost(algorithm, data, chunks) for chunks in (100, 5000))
+    print(f"checkpoint {1e3 * many[0]:.2f} cpu ms and {many[1] / 1e3:.0f} kB a chunk after 5,000 chunks")
+    print(
+        f"checkpoint_growth {many[0] / few[0]:.2f} cpu, {many[1] / few[1]:.2f} bytes, 100 to 5,000 (goal 1)"
+    )
 
     run, state = _compiled(algorithm, 100), algorithm.init(jax.random.key(0), data)
     step = best(run, jax.random.key(1), state, data, 100) / 100
