@@ -244,8 +244,9 @@ def solve_score(
     With :math:`\bar s(\beta) = \sum_n \psi_n` the sum of centered scores, each pass over the data is a step
 
     .. math:: \beta \leftarrow \beta + (G + P)^{-1} \big(A^\top I^{-1} \bar s(\beta)
-              + \nabla \log p(\beta)\big), \qquad G = A^\top I^{-1} A, \quad
-              A = -\partial \bar s / \partial \beta, \quad I = \sum_n \psi_n \psi_n^\top,
+              + \nabla \log p(\beta)\big), \qquad G = A^\top I^{-1} A,
+
+    .. math:: A = -\partial \bar s / \partial \beta, \qquad I = \sum_n \psi_n \psi_n^\top,
 
     in unconstrained coordinates, where P is the precision of the prior, and G + P that of the posterior. A is
     measured, by differences of :math:`\bar s` at :math:`\pm 0.05` scales of the frame under the same noise.

@@ -5,7 +5,7 @@ A model is written for ONE datum. Everything that needs many data lifts it with 
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,6 +30,14 @@ __all__ = ["Frame", "HierarchicalImplicitModel", "Space"]
 def is_distribution(node: Any) -> bool:
     """Tell a numpyro distribution (itself a pytree) from a container of them."""
     return isinstance(node, Distribution)
+
+
+def in_double(prior: Any) -> Any:
+    """Turn the parameters of distributions to double precision; within ``enable_x64`` alone.
+
+    Copies, always: JAX remembers in which precision it has seen an array of NumPy.
+    """
+    return jax.tree.map(lambda a: a if jnp.result_type(a).kind in "iub" else np.array(a, "f8"), prior)
 
 
 def draw(leaf: Distribution, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -168,7 +176,7 @@ class Space:
     def _double_moments(leaf, location, scale):
         """The moments again where a variance in single precision is zero or infinite."""
         with enable_x64(True):
-            double = jax.tree.map(lambda a: a if jnp.result_type(a).kind in "iub" else np.float64(a), leaf)
+            double = in_double(leaf)
             exact = np.broadcast_arrays(*map(np.asarray, (double.mean, jnp.sqrt(double.variance))))
         inside = (scale > 1e-15) & (scale < 1e15)
         pairs = zip((location, scale), exact, strict=True)
@@ -251,6 +259,14 @@ class HierarchicalImplicitModel:
         """The unconstrained coordinates of the prior, a :class:`Space`."""
         with jax.ensure_compile_time_eval():  # its moments are numbers even while a function is traced
             return Space(self.prior)
+
+    @cached_property
+    def double(self) -> "HierarchicalImplicitModel":
+        """The same model, its prior in double precision: for what is done within ``enable_x64``."""
+        with enable_x64(True), jax.ensure_compile_time_eval():
+            twin = replace(self, prior=in_double(self.prior))
+            _ = twin.space  # made here, while double precision is on
+        return twin
 
     def simulate_batch(self, key: jax.Array, beta: Any, covariate: Any = None) -> tuple:
         r"""Draw one pair (z, x) from the model for each row of ``beta`` and ``covariate``.

@@ -246,8 +246,8 @@ def standardization(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
     Examples
     --------
     >>> shift, scale = standardization(jnp.array([[1e-20, 7.0], [3e-20, 7.0]]))
-    >>> print(1e20 * shift[0], 1e20 * scale[0], scale[1])
-    2.0 1.0 1.0
+    >>> print(f"{1e20 * shift[0]:.3f} {1e20 * scale[0]:.3f} {scale[1]:.0f}")
+    2.000 1.000 1
     """
     unit = jnp.abs(batch).max(0)
     unit = jnp.where(unit > 0, unit, 1.0)

@@ -130,7 +130,7 @@ def train_ratio(
     data
         Where covariates come from; x is not looked at.
     frame
-        The proposal of unconstrained :math:`\beta`, a :class:`~himlib.families.Frame`.
+        The proposal of unconstrained :math:`\beta`, a :class:`~himlib.models.Frame`.
     optimizer
         An optax transformation, such as :func:`himlib.training.cosine_adam`.
     steps

@@ -1,6 +1,7 @@
 """How a log ratio is fitted to two samples, by L-BFGS or by Adam with early stopping, and scored."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from jax.nn import logsumexp
 
-from himlib.losses import RatioLoss
+from himlib.losses import RatioLoss, log_mean_exp
 from himlib.networks import Network, standardization
 from himlib.training import cosine_adam
 
@@ -27,45 +28,54 @@ def held_out(size: int) -> np.ndarray:
     return np.arange(size) % 5 == 1
 
 
-def minimize(objective: Callable, theta: jax.Array, steps: int) -> jax.Array:
-    """Minimize a convex function by L-BFGS until it falls no more, then by Newton until its slope does not.
+def minimize(objective: Callable, ended: Callable, theta: jax.Array, steps: int) -> jax.Array:
+    """Minimize a convex function by L-BFGS until it falls no more, then by Newton until it cannot.
 
     Near the optimum all values are the same up to rounding, which is not the same on all processors; of the
-    slope several digits are left there. If there is no finite optimum, both end where the slope is rounding.
+    slope several digits are left there. Without a finite optimum, ``ended(theta)`` says when to stop.
     """
-    solver = optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(20, store_grad=True))
-    value_and_grad = optax.value_and_grad_from_state(objective)
+    solver = optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(20))
+    value_and_grad = jax.value_and_grad(objective)
     eps = jnp.finfo(theta.dtype).eps
 
+    def rounding(value):
+        return 4 * eps * jnp.maximum(1.0, jnp.abs(value))
+
     def search(carry):
-        theta, state, before, stalled, count = carry
-        value, gradient = value_and_grad(theta, state=state)
+        theta, state, best, least, stalled, count = carry
+        value, gradient = value_and_grad(theta)
         updates, state = solver.update(gradient, state, theta, value=value, grad=gradient, value_fn=objective)
-        falls = before - value > 4 * eps * jnp.maximum(1.0, jnp.abs(value))
-        stalled = jnp.where(falls, 0, stalled + 1) + 3 * (jnp.linalg.norm(gradient) < 16 * eps)
-        return optax.apply_updates(theta, updates), state, value, stalled, count + 1
+        stalled = jnp.where(value + rounding(value) < least, 0, stalled + 1)
+        stalled += 3 * (jnp.linalg.norm(gradient) < 16 * eps)
+        best = jnp.where(value < least, theta, best)  # a line search may fail
+        least = jnp.where(value < least, value, least)
+        return optax.apply_updates(theta, updates), state, best, least, stalled, count + 1
 
     def newton(carry):
-        theta, slope, damping, count = carry
+        theta, value, slope, damping, _, count = carry
         hessian = jax.hessian(objective)(theta)
         ridge = damping * jnp.trace(hessian) / theta.size * jnp.eye(theta.size, dtype=theta.dtype)
-        trial = theta - jnp.linalg.solve(hessian + ridge, slope)
-        new = jax.grad(objective)(trial)
-        falls = jnp.linalg.norm(new) < jnp.linalg.norm(slope)
-        falls &= jnp.isfinite(trial).all()  # a loss without curvature has no such step
-        theta, slope = jnp.where(falls, trial, theta), jnp.where(falls, new, slope)
-        return theta, slope, jnp.where(falls, damping / 10, damping * 100), count + 1
+        factor = jax.scipy.linalg.cho_factor(hessian + ridge)
+        step = jax.scipy.linalg.cho_solve(factor, slope)
+        lower, new = value_and_grad(theta - step)
+        # What the quadratic that is met here may still fall by, twice: in any units of theta.
+        before, after = slope @ step, new @ jax.scipy.linalg.cho_solve(factor, new)
+        # All this is false for NaN: a loss without curvature has no such step.
+        falls = (after < before) & (lower < value + rounding(value))
+        there = jax.tree.map(partial(jnp.where, falls), (theta - step, lower, new), (theta, value, slope))
+        return *there, jnp.where(falls, damping / 100, damping * 100), before, count + 1
 
     def goes_on(carry):
-        _, slope, damping, count = carry
-        return (jnp.linalg.norm(slope) > 2 * eps) & (damping < 1) & (count < steps)
+        theta, _, _, damping, gain, count = carry
+        return (gain > eps**2) & (damping < 1) & (count < steps) & ~ended(theta)
 
     def searches(carry):
-        return (carry[3] < 3) & (carry[4] < steps)
+        *_, best, _, stalled, count = carry
+        return (stalled < 3) & (count < steps) & ~ended(best)
 
-    start = theta, solver.init(theta), jnp.full((), jnp.inf, theta.dtype), 0, 0
-    theta, _, _, _, count = jax.lax.while_loop(searches, search, start)
-    start = theta, jax.grad(objective)(theta), jnp.full((), 1e-6, theta.dtype), count
+    start = theta, solver.init(theta), theta, jnp.full((), jnp.inf, theta.dtype), 0, 0
+    _, _, theta, _, _, count = jax.lax.while_loop(searches, search, start)
+    start = theta, *value_and_grad(theta), *jnp.array([1e-6, 1.0], theta.dtype), count
     return jax.lax.while_loop(goes_on, newton, start)[0]
 
 
@@ -82,18 +92,28 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
             "network: expected a Network, or a function that makes a vector of features, "
             f"got shape {values[0].shape[1:]} for one draw."
         )
-    shift, scale = standardization(jnp.concatenate(values))
+    (mean_p, sd_p), (mean_q, sd_q) = (standardization(f) for f in values)
+    shift = jnp.where(sd_p < sd_q, mean_p, mean_q)  # where the two overlap, digits are kept
+    _, scale = standardization(jnp.concatenate(values))
     whiten = decorrelate((jnp.concatenate(values) - shift) / scale) / scale[:, None]
     f_p, f_q = ((f - shift) @ whiten for f in values)
 
     def solve(theta, everything):
         in_p, in_q = (everything | ~held_out(len(f)) for f in (f_p, f_q))
 
-        def objective(theta):
-            r_p, r_q = (theta[0] + f @ theta[1:] for f in (f_p, f_q))
-            return jnp.mean(loss.on_p(r_p), where=in_p) + loss.mean_q(loss.on_q(r_q), where=in_q)
+        def outputs(theta):
+            return [theta[0] + f @ theta[1:] for f in (f_p, f_q)]
 
-        theta = minimize(objective, theta, steps)
+        def objective(theta):
+            r_p, r_q = outputs(theta)
+            free = theta[0] ** 2 if loss.mean_q is log_mean_exp else 0.0  # no constant changes that loss
+            return jnp.mean(loss.on_p(r_p), where=in_p) + loss.mean_q(loss.on_q(r_q), where=in_q) + free
+
+        def separated(theta):  # any multiple of such a theta is better still
+            r_p, r_q = outputs(theta)
+            return jnp.all(r_p > 0, where=in_p) & jnp.all(r_q < 0, where=in_q)
+
+        theta = minimize(objective, separated, theta, steps)
         return theta, theta
 
     start = jnp.zeros(f_p.shape[1] + 1, f_p.dtype)

@@ -70,7 +70,7 @@ def block_sums(
 def prior_terms(u, scale, *, model) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of the prior's log density in unconstrained coordinates, and minus its Hessian, per scale."""
     with enable_x64(True):  # its curvature is 1 / sd^2, which single precision may not hold
-        terms = _prior_terms(np.float64(u), np.float64(scale), model=model)
+        terms = _prior_terms(np.float64(u), np.float64(scale), model=model.double)
         return tuple(np.asarray(term, np.float64) for term in terms)
 
 

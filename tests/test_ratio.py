@@ -139,17 +139,28 @@ class TestFeatures:
             r = np.asarray(fit_ratio(KEY, p[rows], q[rows], steps).r(x))
             np.testing.assert_allclose(r, expected, atol=0.01)
 
-    @pytest.mark.parametrize("scale_p", [0.5, 0.1, 0.01])
-    @pytest.mark.parametrize("name", ["log", "exponential", "kl"])
-    def test_end_where_the_slope_of_the_loss_is_zero(self, name, scale_p):
-        p, q = (x[0] for x in gaussians([0], 2_000, scale_p=scale_p))
+    @pytest.mark.parametrize("scale", [0.5, 0.1, 0.01])
+    @pytest.mark.parametrize("name", ["log", "exponential", "kl", "reverse_kl"])
+    def test_end_where_the_slope_of_the_loss_is_zero(self, name, scale):
+        """However narrow one of the two is, and to the digits of single precision."""
+        narrow, wide = (x[0] for x in gaussians([0], 2_000, scale_p=scale))
+        p, q = (wide, narrow) if name == "reverse_kl" else (narrow, wide)
         fit = fit_ratio(KEY, p, q, loss=name)
 
         def loss(change):
             return LOSSES[name](*(fit.r(x) + jnp.stack([x**0, x, x**2], 1) @ change for x in (p, q)))
 
-        constant = 5e-5 if name == "kl" else 1e-5  # its constant is set afterwards, by a mean of exp(r)
-        assert np.all(np.abs(jax.grad(loss)(jnp.zeros(3))) < np.array([constant, 1e-5, 1e-5]))
+        least = 5e-5 if "kl" in name else 1e-6  # its constant is set afterwards, by a mean of exp(r)
+        slope = jax.grad(loss)(jnp.zeros(3))
+        assert np.all(np.abs(slope) < least * np.array([1, scale, scale**2]))
+
+    def test_of_single_precision_where_double_is_the_default(self):
+        p, q = (x[0] for x in gaussians([0], 500))
+        expected = fit_ratio(KEY, p, q).r(q)
+        with jax.enable_x64(True):
+            r = fit_ratio(KEY, p, q).r(q)
+        assert r.dtype == np.float32
+        np.testing.assert_allclose(r, expected, atol=1e-4)
 
 
 class TestNetwork:
@@ -209,7 +220,7 @@ class TestTelescope:
         p, q = gaussians(SEEDS, 10_000, scale_p=sd)
         fresh, _ = gaussians(range(100, 105), 4000, scale_p=sd)
         single, four = fit_all(fit_ratio, p, q), fit_all(telescope, p, q)
-        assert np.all(evaluate(single, fresh).mean(axis=1) < 8)
+        assert np.all(evaluate(single, fresh).mean(axis=1) < exact - 1)  # wherever it stops
         assert single.saturated.all(), single.accuracy
         assert np.median(evaluate(four, fresh).mean(axis=1)) == pytest.approx(exact, abs=0.4)
         assert not four.saturated.any()

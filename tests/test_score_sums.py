@@ -114,6 +114,35 @@ def test_prior_terms():
     np.testing.assert_allclose(precision, np.diag(SCALE**2 * [1 / 4, 1 / 0.25]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "prior",
+    [
+        dist.Normal(0.0, 1.0),
+        dist.Normal(jnp.zeros(2), 3.0).to_event(1),
+        dist.Normal(np.zeros(2), np.full(2, 3.0)).to_event(1),
+        dist.Uniform(np.zeros(2), np.array([1.0, 2.0])).to_event(1),
+        dist.MultivariateNormal(np.zeros(2), np.array([[2.0, 1.0], [1.0, 3.0]])),
+        dist.Dirichlet(np.ones(3) * 2),
+        {"a": dist.Gamma(2.0, np.ones(2) * 0.5).to_event(1), "b": dist.HalfCauchy(1.0)},
+    ],
+    ids=lambda prior: type(prior).__name__,
+)
+def test_prior_terms_after_a_use_in_single_precision(prior):
+    """JAX remembers an array of NumPy in the precision in which it was used first."""
+    model = HierarchicalImplicitModel(prior, generate=lambda e, b, c: (None, e), noise_shape=())
+    space = model.space
+
+    def log_prior(u):
+        return model.log_prior(space.constrain(u)) + space.log_jacobian(u)
+
+    u = space.frame.location + 0.3 * space.frame.scale
+    jax.jit(log_prior)(u)
+    gradient, precision = prior_terms(u, np.ones_like(u), model=model)
+    assert gradient.dtype == precision.dtype == np.float64
+    np.testing.assert_allclose(gradient, jax.grad(log_prior)(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(precision, -jax.hessian(log_prior)(u), rtol=1e-4, atol=1e-5)
+
+
 def test_noise_of_a_score_is_that_of_repeated_simulation():
     """Over three hundred keys, so that a wrong factor of two or of its root would show."""
     data = data_of(64)
