@@ -164,7 +164,7 @@ def verdict(
     enough = len(jax.tree.leaves(data)[0]) >= FEW  # the slopes at fewer data scatter too much
     findings = {
         f"{result.outcome.name}: {result.outcome.value}": result.outcome is not Outcome.AT_REST,
-        "NOT FINITE: gradients of r are NaN or infinite. Bound the features.": not finite,
+        "NOT_FINITE: gradients of r are NaN or infinite. Bound the features.": not finite,
         f"UNDERTRAINED: r finds the beta that made an x among {CHOICES} worse than another classifier, by "
         f"{unlearned:.2f} nats. Take more steps of r, another network, or features that see more of x and "
         "beta.": unlearned > max(0.1, 4 * unlearned_error),

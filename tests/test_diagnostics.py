@@ -330,7 +330,7 @@ def test_verdict_on_other_ends(judged):
     broken = algorithm_with(
         lambda x, z, beta, c: exact_r(x, z, beta, c) + jnp.where(x > 1, jnp.sqrt(beta - 9), 0.0)
     )
-    assert any(finding.startswith("NOT FINITE") for finding in judged(broken).findings)
+    assert any(finding.startswith("NOT_FINITE") for finding in judged(broken).findings)
     point = judged(algorithm_with(exact_r, PointMass()), location=GAUSSIAN.posterior(MANY.x).mean[None])
     assert point.findings == () and point.width == pytest.approx(0, abs=1e-3)
 

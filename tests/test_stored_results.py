@@ -36,6 +36,37 @@ def of(size, field):
     return np.array([piece[field] for piece in RUNS.values() if piece["series"] == size])
 
 
+# What is said of sick and of healthy runs.
+
+
+def test_sick_and_healthy_runs():
+    """All kinds, under the names that the script has, twenty seeds each; and one sick run is silent."""
+    stored, kinds = results.load("06_failures"), script("06_failures").KINDS
+    assert stored["seeds"] == list(range(2000, 2020))
+    assert {name: kind["names"] for name, kind in stored["kinds"].items()} == {
+        name: list(kind.names) for name, kind in kinds.items()
+    }
+    right, silent = {True: [], False: []}, 0
+    for kind in stored["kinds"].values():
+        said = [set(found.split()) for found in kind["found"]]
+        assert len(said) == 20
+        names = set(kind["names"])
+        right[bool(names)].append(sum(bool(found & names) if names else not found for found in said))
+        silent += bool(names) * sum(not found for found in said)
+    sick, healthy = (np.array(right[is_sick]) for is_sick in (True, False))
+    assert len(sick) >= 16 and len(healthy) >= 12
+    assert sum(sick >= 19) >= 16 and sum(healthy >= 19) >= 12 and silent <= 1
+
+
+@pytest.mark.parametrize("name", ["one atom as reference", "20 data"])
+def test_a_seed_of_the_table_is_found_again(name, monkeypatch):
+    script06 = script("06_failures")
+    monkeypatch.setattr(script06, "SEEDS", range(2000, 2001))
+    row, stored = script06.run(name)["rows"][0], results.load("06_failures")["kinds"][name]
+    assert row["found"] == stored["found"][0].split()
+    assert abs(row["error"] - stored["error"][0]) < 0.02 and abs(row["sd"] / stored["sd"][0] - 1) < 0.02
+
+
 # Many series.
 
 

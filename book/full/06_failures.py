@@ -464,6 +464,10 @@ def main():
     pieces = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     minutes = sum(piece.pop("processor_seconds") for piece in pieces.values()) / 60
     if len(pieces) == len(KINDS):
+        for piece in pieces.values():  # by columns
+            rows = piece.pop("rows")
+            piece["found"] = [" ".join(row["found"]) for row in rows]
+            piece |= {field: [row[field] for row in rows] for field in ("error", "sd") if field in rows[0]}
         earlier = {"minutes": minutes, "processor_minutes": minutes, "memory_mb": 0}
         store(NAME, {"seeds": list(SEEDS), "kinds": pieces}, earlier=earlier)
 

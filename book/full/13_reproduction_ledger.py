@@ -50,7 +50,11 @@ PAGES = {
     "implicit": ("05", "the floors", "implicit q: median # floors, worst # floors"),
     "normal": ("05", "the floors", "normal q: median # floors, worst # floors"),
     "healthy": ("06", "healthy |", "healthy | mean off by #, at worst # | sd ratio #, from # to #"),
-    "hinge": ("06", "hinge loss |", "hinge loss | mean off by #, at worst # | sd ratio #, from # to #"),
+    "hinge": (
+        "06",
+        "hinge loss | mean off",
+        "hinge loss | mean off by #, at worst # | sd ratio #, from # to #",
+    ),
     "algorithm_1": ("06", "Algorithm 1, N", "| mean off by #, at worst # | sd ratio #, from # to #"),
     "wide": ("06", "proposed widely", "| mean off by #, at worst # | sd ratio #, from # to #"),
     "covariates": ("06", "covariates shown |", "| mean off by #, at worst # | sd ratio #, from # to #"),
