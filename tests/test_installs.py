@@ -35,6 +35,8 @@ print(scale, bool(load("07_lotka_volterra")), himlib.__file__)"""
 
 
 def call(*command, **options) -> str:
+    options = {"env": os.environ, **options}
+    options["env"] = {**options["env"], "TERM": "dumb"}  # or IPython sets the window's title
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
