@@ -220,8 +220,7 @@ class TestTelescope:
         p, q = gaussians(SEEDS, 10_000, scale_p=sd)
         fresh, _ = gaussians(range(100, 105), 4000, scale_p=sd)
         single, four = fit_all(fit_ratio, p, q), fit_all(telescope, p, q)
-        assert np.all(evaluate(single, fresh).mean(axis=1) < exact - 1)  # wherever it stops
-        assert single.saturated.all(), single.accuracy
+        assert single.saturated.all(), single.accuracy  # where it stops is where its optimizer gave up
         assert np.median(evaluate(four, fresh).mean(axis=1)) == pytest.approx(exact, abs=0.4)
         assert not four.saturated.any()
         early = fit_all(fit_ratio, p, q, steps=12)  # r = 0 is not yet where it belongs
