@@ -220,7 +220,7 @@ def test_double_precision():
 
 
 def test_imports_quickly(capsys):
-    """What himlib takes itself, beside what it stands on; and nothing that only plots or downloads."""
+    """What himlib takes itself, beside what it stands on; and nothing that only plots."""
     packages, own, plots = run(
         "import sys, time; start = time.process_time()\n"
         "import jax, flax.nnx, optax, numpyro.distributions; middle = time.process_time()\n"
@@ -229,4 +229,4 @@ def test_imports_quickly(capsys):
     )
     with capsys.disabled():
         print(f"\nimports take {float(packages):.1f} s of CPU, and himlib's own {float(own):.1f} s")
-    assert float(own) < float(packages) and plots == "False"
+    assert float(own) < float(packages) / 4 and plots == "False"

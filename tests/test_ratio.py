@@ -225,6 +225,8 @@ class TestTelescope:
         assert not four.saturated.any()
         early = fit_all(fit_ratio, p, q, steps=12)  # r = 0 is not yet where it belongs
         assert early.accuracy.max() < 0.95 and early.saturated.all()
+        late, soon = (evaluate(fits, fresh).mean(axis=1) for fits in (single, early))
+        assert np.all(late - soon > 2)  # nats that the optimizer makes, and not the draws
         accuracies = np.stack([bridge.accuracy for bridge in four.bridges])
         assert accuracies.shape == (4, 5) and np.ptp(accuracies) < 0.05  # equal factors, equally hard
         np.testing.assert_allclose(four.kl, evaluate(four, p).mean(axis=1), rtol=1e-4)
