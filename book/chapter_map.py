@@ -12,7 +12,7 @@ from notebooks import BOOK, chapter_file, read
 
 TARGET = BOOK / "figures" / "chapter_map.svg"
 WIDTH, ROW, LINE, TITLES = 360, 30, 52, 66  # the line of dots and the titles, from the left
-# As in himlib.plotting.
+# As in himlib.book.plotting.
 COLORS = {"Front": "#777777", "I": "#0072B2", "II": "#009E73", "III": "#D55E00"}
 LIT = "stroke: #D55E00; stroke-width: 3;"
 STYLE = """

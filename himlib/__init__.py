@@ -1,3 +1,46 @@
 """Hierarchical implicit models and likelihood-free variational inference, in JAX."""
 
+from himlib import abc, classification, datasets, diagnostics, many_data, ratio, simulators
+from himlib.base import Algorithm, Data, Info, State
+from himlib.diagnostics import verdict
+from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
+from himlib.losses import LOSSES, RatioLoss
+from himlib.models import HierarchicalImplicitModel
+from himlib.networks import MLP, Network, pure, ratio_network
+from himlib.training import Outcome, Result, cosine_adam, fit, fit_seeds
+from himlib.variational import ALGORITHM_1, lfvi
+
+__all__ = [
+    "ALGORITHM_1",
+    "LOSSES",
+    "MLP",
+    "Algorithm",
+    "Data",
+    "FullRankNormal",
+    "HierarchicalImplicitModel",
+    "ImplicitConditional",
+    "Info",
+    "MeanFieldNormal",
+    "Network",
+    "Outcome",
+    "PointMass",
+    "RatioLoss",
+    "Result",
+    "State",
+    "abc",
+    "classification",
+    "cosine_adam",
+    "datasets",
+    "diagnostics",
+    "fit",
+    "fit_seeds",
+    "lfvi",
+    "many_data",
+    "pure",
+    "ratio",
+    "ratio_network",
+    "simulators",
+    "verdict",
+]
+
 __version__ = "0.1.0"

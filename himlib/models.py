@@ -6,7 +6,7 @@ A model is written for ONE datum. Everything that needs many data lifts it with 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -298,3 +298,32 @@ class HierarchicalImplicitModel:
         leaves, tree = jax.tree.flatten(self.prior, is_leaf=is_distribution)
         values = tree.flatten_up_to(beta)
         return sum(jnp.sum(leaf.log_prob(value)) for leaf, value in zip(leaves, values, strict=True))
+
+
+def check_model(model: Any) -> None:
+    """Refuse what cannot simulate.
+
+    Examples
+    --------
+    >>> check_model(None)
+    Traceback (most recent call last):
+    TypeError: model: expected a HierarchicalImplicitModel, got NoneType.
+    """
+    if not isinstance(model, HierarchicalImplicitModel):
+        raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
+
+
+def prior_terms(u, scale, *, model) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient of the prior's log density in unconstrained coordinates, and minus its Hessian, per scale."""
+    with enable_x64(True):  # its curvature is 1 / sd^2, which single precision may not hold
+        terms = _prior_terms(np.float64(u), np.float64(scale), model=model.double)
+        return tuple(np.asarray(term, np.float64) for term in terms)
+
+
+@partial(jax.jit, static_argnames="model")
+def _prior_terms(u, scale, *, model):
+    def log_prior(v):
+        return model.log_prior(model.space.constrain(u + scale * v)) + model.space.log_jacobian(u + scale * v)
+
+    origin = jnp.zeros_like(u)
+    return jax.grad(log_prior)(origin), -jax.hessian(log_prior)(origin)

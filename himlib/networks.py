@@ -11,7 +11,16 @@ from jax.flatten_util import ravel_pytree
 
 from himlib.random import check_key, normal
 
-__all__ = ["MLP", "Network", "NoisyDense", "Standardize", "StochasticCell", "pure", "ratio_network"]
+__all__ = [
+    "MLP",
+    "Network",
+    "NoisyDense",
+    "Standardize",
+    "StochasticCell",
+    "pure",
+    "ratio_network",
+    "straight_through",
+]
 
 
 class Network(NamedTuple):
@@ -357,3 +366,23 @@ def ratio_network(
     check_hidden(hidden)
     settings = (features, tuple(hidden), activation, quadratic, baseline)
     return pure(lambda rngs, *batch: _Ratio(*settings, rngs, batch))
+
+
+def straight_through(logits: jax.Array) -> jax.Array:
+    r"""Choose the likeliest symbol, with the gradient of the softmax (Bengio, Leonard and Courville 2013).
+
+    The logits have shape (..., symbols). Forward, the result is exactly one-hot, so that no classifier
+    can tell soft symbols from hard ones. The gradient is biased: the true one is zero almost everywhere.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([0.0, 2.0, 1.0])
+    >>> print(straight_through(logits))
+    [0. 1. 0.]
+    >>> bool((jax.jacobian(straight_through)(logits) == jax.jacobian(jax.nn.softmax)(logits)).all())
+    True
+    """
+    soft = jax.nn.softmax(logits)
+    hard = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=soft.dtype)
+    return hard + (soft - jax.lax.stop_gradient(soft))

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from himlib.algorithm import Algorithm, Info, State
-from himlib.checkpoints import Checkpoint, fingerprint_data
-from himlib.checks import check_counts, check_state
+from himlib._checkpoints import Checkpoint, fingerprint_data
+from himlib._checks import check_counts
+from himlib.base import Algorithm, Info, State, check_state
 from himlib.random import check_key
 
 __all__ = ["Outcome", "Result", "cosine_adam", "fit", "fit_seeds"]
@@ -32,7 +32,7 @@ class Outcome(Enum):
 
     AT_REST = (
         "q has come to rest, which is all that an optimizer can tell. Whether in the right place, "
-        "himlib.verdict.verdict asks."
+        "himlib.verdict asks."
     )
     DRIFTING = (
         "q was still moving: over the last tenth of the last round its mean moved by more than half an "
@@ -211,9 +211,9 @@ def fit(
     key
         A typed key; the same key gives the same run, interrupted or not.
     algorithm
-        From :func:`himlib.lfvi.lfvi`.
+        From :func:`himlib.variational.lfvi`.
     data
-        The observations, :class:`himlib.lfvi.Data`.
+        The observations, :class:`himlib.base.Data`.
     steps
         Steps per round.
     rounds
@@ -252,10 +252,7 @@ def fit(
     Examples
     --------
     >>> import jax, optax
-    >>> from himlib.families import MeanFieldNormal
-    >>> from himlib.lfvi import Data, lfvi
-    >>> from himlib.models import HierarchicalImplicitModel
-    >>> from himlib.networks import ratio_network
+    >>> from himlib import Data, HierarchicalImplicitModel, MeanFieldNormal, lfvi, ratio_network
     >>> import numpyro.distributions as dist
     >>> model = HierarchicalImplicitModel(dist.Normal(0, 1), noise_shape=(),
     ...     generate=lambda noise, beta, covariate: (None, beta + noise))
@@ -274,7 +271,7 @@ def fit(
         raise ValueError(f"wait: expected a share of the steps in [0, 0.5), got {wait!r}.")
     k_init, k_step, k_refine = jax.random.split(check_key(key), 3)
     if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm: expected what himlib.lfvi.lfvi returns, got {type(algorithm).__name__}.")
+        raise TypeError(f"algorithm: expected what himlib.lfvi returns, got {type(algorithm).__name__}.")
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
         raise ValueError(f"checkpoint: the directory {Path(checkpoint).parent} does not exist.")
     first = algorithm.init(k_init, data)
@@ -379,7 +376,7 @@ def fit_seeds(
     keys
         Typed keys, such as ``jax.random.split(jax.random.key(0), 10)``.
     algorithm
-        Pure functions, as :func:`himlib.lfvi.lfvi` and :func:`himlib.classification.bayesian_classifier`
+        Pure functions, as :func:`himlib.variational.lfvi` and :func:`himlib.classification.bayesian_classifier`
         build them.
     data
         The observations, the same for all.
@@ -406,10 +403,8 @@ def fit_seeds(
     Examples
     --------
     >>> import jax, optax
-    >>> from himlib.classification import bayesian_classifier
-    >>> from himlib.families import PointMass
-    >>> from himlib.label_generator import Generator
-    >>> from himlib.lfvi import Data
+    >>> from himlib import Data, PointMass
+    >>> from himlib.classification import Generator, bayesian_classifier
     >>> algorithm = bayesian_classifier(Generator(features=1, classes=2), PointMass(),
     ...     ratio_optimizer=optax.adam(1e-2), posterior_optimizer=optax.adam(1e-2))
     >>> data = Data(jax.numpy.array([0, 1, 1]), jax.numpy.ones((3, 1)))

@@ -9,10 +9,9 @@ from numpyro.diagnostics import effective_sample_size
 from scipy import stats
 from toys import FLAT, GAUSSIAN, X, count_traces, within
 
-from himlib import abc, acceptance
-from himlib.abc import ABCOutcome, euclidean, mcmc, rejection, smc, standardize
-from himlib.algorithm import Data
-from himlib.models import HierarchicalImplicitModel, Space
+from himlib import Data, HierarchicalImplicitModel
+from himlib.abc import ABCOutcome, _run, euclidean, mcmc, rejection, samplers, smc, standardize
+from himlib.models import Space
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
@@ -198,7 +197,7 @@ def test_importance_weights():
         {"a": dist.LogNormal(0.0, 1.0), "b": dist.Normal(2.0, 3.0)},
         generate=lambda noise, beta, covariate: (None, noise), noise_shape=(),
     )  # fmt: skip
-    programs = acceptance.compiled(model, mean, euclidean)
+    programs = _run.compiled(model, mean, euclidean)
     programs.space()
     old, new, weights = (
         rng.normal(size=(50, 2)) + 100,
@@ -209,7 +208,7 @@ def test_importance_weights():
     new[:, 0] -= 100
     covariance = np.array([[0.5, 0.3], [0.3, 0.4]])
     population = np.float32(old), np.float32(np.linalg.cholesky(covariance)), None
-    found = abc._importance(programs.log_mixture, np.float32(new), population, weights)
+    found = samplers._importance(programs.log_mixture, np.float32(new), population, weights)
     mixture = np.array(
         [weights @ [stats.multivariate_normal.pdf(u, m, covariance) for m in old] for u in new]
     )
@@ -219,7 +218,7 @@ def test_importance_weights():
 
 
 def test_ancestors_are_chosen_by_their_weights_and_moved_by_the_factor():
-    programs = acceptance.compiled(FLAT, mean, euclidean)
+    programs = _run.compiled(FLAT, mean, euclidean)
     weights, places, factor = np.array([0.1, 0.6, 0.3]), np.array([-50, 0, 50]), np.array([[2.0]], "float32")
     population = np.float32(places[:, None]), factor, np.float32(np.cumsum(weights))
     (u, _), size = programs.from_kernel(KEY, 0, 1, DATA, population, batch=10_000), 10_000
@@ -307,11 +306,11 @@ def test_tolerances_of_smc():
     np.testing.assert_array_equal(result.history.tolerance, [1.0, 0.5, 0.25])
     assert result.history.ess[0] == pytest.approx(500)
     distances = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
-    assert abc._next_tolerance(distances, np.inf, 0.5, 0.0) == pytest.approx(0.35)
-    assert abc._next_tolerance(distances, 0.5, 0.9, 0.0) == 0.4  # a quantile that would stay
-    assert abc._next_tolerance(distances, 0.5, 0.5, 0.36) == 0.36
-    assert abc._next_tolerance(distances, 0.5, 0.5, 0.5) is None
-    assert abc._next_tolerance(np.full(5, 0.5), 0.5, 0.5, 0.0) is None  # ties
+    assert samplers._next_tolerance(distances, np.inf, 0.5, 0.0) == pytest.approx(0.35)
+    assert samplers._next_tolerance(distances, 0.5, 0.9, 0.0) == 0.4  # a quantile that would stay
+    assert samplers._next_tolerance(distances, 0.5, 0.5, 0.36) == 0.36
+    assert samplers._next_tolerance(distances, 0.5, 0.5, 0.5) is None
+    assert samplers._next_tolerance(np.full(5, 0.5), 0.5, 0.5, 0.0) is None  # ties
 
 
 @each
@@ -396,14 +395,14 @@ def test_discrete_data_need_no_tolerance():
 
 def test_draws_on_the_edge_of_the_prior_are_left_out():
     space = Space(dist.Exponential(1.0))
-    u, distances = abc._unconstrained(space, jnp.array([0.0, 1.0]), np.array([0.1, 0.2]))
+    u, distances = samplers._unconstrained(space, jnp.array([0.0, 1.0]), np.array([0.1, 0.2]))
     np.testing.assert_array_equal(u, [[0.0]])
     np.testing.assert_array_equal(distances, [0.2])
 
 
 def interrupt(monkeypatch, after):
     """Press Ctrl-C when this many chunks were counted."""
-    count, calls = acceptance.Run.count, []
+    count, calls = _run.Run.count, []
 
     def counting(self, distances, **report):
         count(self, distances, **report)
@@ -411,7 +410,7 @@ def interrupt(monkeypatch, after):
         if len(calls) == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(acceptance.Run, "count", counting)
+    monkeypatch.setattr(_run.Run, "count", counting)
 
 
 @each
@@ -435,7 +434,7 @@ def test_interrupted_share_and_interrupted_at_once(monkeypatch):
         def stop(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(acceptance.Run, name, stop)
+        monkeypatch.setattr(_run.Run, name, stop)
         with pytest.raises(KeyboardInterrupt):
             method(key=KEY, tolerance=0.5, **PROBLEM)
 
@@ -444,7 +443,7 @@ def test_interruption_between_generations(monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(abc, "_importance", stop)
+    monkeypatch.setattr(samplers, "_importance", stop)
     result = smc(KEY, tolerance=0.1, particles=500, simulations=10_000, **PROBLEM)
     assert result.outcome is ABCOutcome.INTERRUPTED
     assert len(result.beta) == 500

@@ -9,11 +9,11 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from himlib.calibration import ranks, region_ranks, replicate
-from himlib.models import HierarchicalImplicitModel
+from himlib import HierarchicalImplicitModel
+from himlib.diagnostics import coverage, rank_histogram, rank_test, ranks, region_ranks, replicate
+from himlib.diagnostics.uniformity import _uniform
 from himlib.random import normal
 from himlib.simulators.conjugate import ConjugateGaussian
-from himlib.uniformity import _uniform, coverage, rank_histogram, rank_test
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY, OLD_KEY = jax.random.key(40), jax.random.PRNGKey(0)

@@ -13,14 +13,11 @@ from jax.tree_util import Partial
 from scipy import optimize, stats
 from toys import FLAT, count_traces
 
-from himlib.centered_score import ScoreOutcome, solve_score
-from himlib.lfvi import Data
-from himlib.models import Frame, HierarchicalImplicitModel
-from himlib.networks import Network, ratio_network
-from himlib.neural_ratio import train_ratio
+from himlib import Data, HierarchicalImplicitModel, Network, cosine_adam, ratio_network
+from himlib.many_data import ScoreOutcome, solve_score, train_ratio
+from himlib.models import Frame
 from himlib.random import normal
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
-from himlib.training import cosine_adam
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

@@ -10,15 +10,29 @@ import pytest
 from numpy.polynomial.hermite_e import hermegauss
 from scipy import optimize, special, stats
 
-from himlib import label_generator
-from himlib.algorithm import Data
-from himlib.classification import bayesian_classifier
-from himlib.families import FullRankNormal, MeanFieldNormal, PointMass
-from himlib.label_generator import Generator, predict
-from himlib.label_ratios import count_ratio, margin_ratio, margins, noise_points, subtract_baseline
-from himlib.networks import Network
+from himlib import (
+    Data,
+    FullRankNormal,
+    MeanFieldNormal,
+    Network,
+    Outcome,
+    PointMass,
+    cosine_adam,
+    fit,
+    fit_seeds,
+)
+from himlib.classification import (
+    Generator,
+    bayesian_classifier,
+    count_ratio,
+    generator,
+    margin_ratio,
+    margins,
+    noise_points,
+    predict,
+    subtract_baseline,
+)
 from himlib.random import normal
-from himlib.training import Outcome, cosine_adam, fit, fit_seeds
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
@@ -114,7 +128,7 @@ def test_prediction_of_a_softmax_is_its_average(weights):
 
 def test_prediction_goes_through_rows_in_pieces(weights, monkeypatch):
     whole = predict(KEY, GENERATOR, weights, ROWS.covariate)
-    monkeypatch.setattr(label_generator, "ROWS", 5)
+    monkeypatch.setattr(generator, "ROWS", 5)
     pieces = predict.__wrapped__(KEY, GENERATOR, weights, ROWS.covariate)
     np.testing.assert_allclose(pieces, whole, atol=1e-6)
 

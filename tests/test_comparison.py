@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 from toys import within
 
-from himlib import comparison
-from himlib.comparison import c2st
+from himlib.diagnostics import c2st, two_sample
 
 KEY = jax.random.key(60)
 FIRST, SECOND = 400, 300  # one shape for all tests: it is compiled once
@@ -66,8 +65,8 @@ def test_reports_are_of_rows_that_the_classifier_has_not_seen(monkeypatch):
         def fit(key, p, q, network, **options):
             return SimpleNamespace(r=classify(p, q))
 
-        monkeypatch.setattr(comparison, "fit_ratio", fit)
-        comparison._c2st.clear_cache()
+        monkeypatch.setattr(two_sample, "fit_ratio", fit)
+        two_sample._c2st.clear_cache()
         return c2st(KEY, first, second, folds=2)
 
     shares = [(sample > np.append(first, second).mean()).mean() for sample in (first, second)]
@@ -79,7 +78,7 @@ def test_reports_are_of_rows_that_the_classifier_has_not_seen(monkeypatch):
         lambda p, q: lambda x: jnp.where(jnp.isin(x, p) | ~jnp.isin(x, jnp.append(p, q)), 1.0, -1.0)[:, 0]
     )
     assert seen.accuracy == 0.5  # all new rows are called first's: half of the truth, where no old one helps
-    comparison._c2st.clear_cache()
+    two_sample._c2st.clear_cache()
 
 
 def test_units_and_trees_make_no_difference():

@@ -10,12 +10,9 @@ import pytest
 from scipy import integrate, optimize, stats
 from toys import within
 
-from himlib.algorithm import Data
-from himlib.families import ImplicitConditional, PointMass
-from himlib.lfvi import lfvi
-from himlib.networks import ratio_network
-from himlib.simulators.curved import BANANA, RING, CurvedLatent, GridPosterior, sliced_wasserstein
-from himlib.training import fit
+from himlib import Data, ImplicitConditional, PointMass, fit, lfvi, ratio_network
+from himlib.diagnostics import sliced_wasserstein
+from himlib.simulators.curved import BANANA, RING, CurvedLatent, GridPosterior
 
 SHAPES = {"banana": BANANA, "ring": RING}
 OBSERVED = {"banana": (-1.0, 0.7, 3.1), "ring": (0.4, 1.2, 2.2)}

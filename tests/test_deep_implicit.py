@@ -11,10 +11,7 @@ import pytest
 from scipy import stats
 from toys import within
 
-from himlib.algorithm import Data
-from himlib.families import ImplicitConditional, PointMass
-from himlib.lfvi import lfvi
-from himlib.networks import ratio_network
+from himlib import Data, ImplicitConditional, PointMass, lfvi, ratio_network
 from himlib.random import normal
 from himlib.simulators.deep_implicit import DeepImplicit, ImportanceSample
 

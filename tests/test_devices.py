@@ -12,11 +12,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from himlib.algorithm import Data
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import lfvi
-from himlib.networks import ratio_network
-from himlib.score_sums import block_sums
+from himlib import Data, FullRankNormal, ImplicitConditional, MeanFieldNormal, lfvi, ratio_network
+from himlib.many_data._sums import block_sums
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.simulators.lotka_volterra import INITIAL, LotkaVolterra, transitions
 
@@ -63,7 +60,7 @@ SHARDED = """
 from test_devices import *
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from himlib.training import fit
+from himlib import fit
 from toys import FLAT, known_ratio
 
 assert len(jax.devices()) == 8
@@ -90,9 +87,9 @@ SCORE = """
 from test_devices import *
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from himlib.centered_score import solve_score
+from himlib.many_data import solve_score
 from himlib.models import Frame
-from himlib.neural_ratio import train_ratio
+from himlib.many_data import train_ratio
 from toys import FLAT
 
 def solve(sharding, log_ratio):
@@ -200,7 +197,7 @@ def test_score_lowers_for_accelerators():
 DOUBLE = """
 from test_devices import *
 import numpy as np
-from himlib.training import fit
+from himlib import fit
 
 assert jax.config.jax_enable_x64
 algorithm = conjugate()
@@ -224,7 +221,7 @@ def test_imports_quickly(capsys):
     packages, own, plots = run(
         "import sys, time; start = time.process_time()\n"
         "import jax, flax.nnx, optax, numpyro.distributions; middle = time.process_time()\n"
-        "import himlib.training, himlib.verdict; end = time.process_time()\n"
+        "import himlib.training, himlib.diagnostics; end = time.process_time()\n"
         "print(middle - start, end - middle, 'matplotlib' in sys.modules)"
     )
     with capsys.disabled():

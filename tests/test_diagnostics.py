@@ -10,16 +10,20 @@ from jax.tree_util import Partial
 from scipy import stats
 from toys import FLAT, GAUSSIAN, X, known_ratio, within
 
-from himlib.algorithm import Data
-from himlib.comparison import c2st, posterior_predictive
-from himlib.diagnostics import ratio_calibration, score_test, sum_log_ratio
-from himlib.families import FullRankNormal, MeanFieldNormal, PointMass
-from himlib.lfvi import lfvi
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import Network
+from himlib import (
+    Data,
+    FullRankNormal,
+    HierarchicalImplicitModel,
+    MeanFieldNormal,
+    Network,
+    Outcome,
+    PointMass,
+    Result,
+    lfvi,
+    verdict,
+)
+from himlib.diagnostics import c2st, posterior_predictive, ratio_calibration, score_test, sum_log_ratio
 from himlib.random import normal
-from himlib.training import Outcome, Result
-from himlib.verdict import verdict
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY, OLD_KEY = jax.random.key(50), jax.random.PRNGKey(0)

@@ -8,20 +8,25 @@ import optax
 import pytest
 from numpyro.distributions import constraints
 
+from himlib import (
+    Data,
+    HierarchicalImplicitModel,
+    MeanFieldNormal,
+    Network,
+    Outcome,
+    Result,
+    cosine_adam,
+    fit,
+    lfvi,
+    ratio_network,
+    verdict,
+)
+from himlib._problem import check_problem
 from himlib.abc import mcmc, rejection, smc, standardize
-from himlib.algorithm import Data
-from himlib.calibration import replicate
-from himlib.centered_score import solve_score
-from himlib.comparison import posterior_predictive
-from himlib.families import MeanFieldNormal
-from himlib.joint_matching import joint_matching
-from himlib.lfvi import lfvi
-from himlib.models import Frame, HierarchicalImplicitModel
-from himlib.networks import Network, ratio_network
-from himlib.neural_ratio import train_ratio
-from himlib.problem import check_problem
-from himlib.training import Outcome, Result, cosine_adam, fit
-from himlib.verdict import verdict
+from himlib.adversarial import joint_matching
+from himlib.diagnostics import posterior_predictive, replicate
+from himlib.many_data import solve_score, train_ratio
+from himlib.models import Frame
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 from toys import FLAT, GAUSSIAN
 
+from himlib import (
+    ALGORITHM_1,
+    Data,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    MeanFieldNormal,
+    Outcome,
+    cosine_adam,
+    fit,
+    lfvi,
+    ratio_network,
+)
 from himlib.abc import rejection
-from himlib.calibration import ranks, replicate
-from himlib.comparison import c2st
-from himlib.diagnostics import sum_log_ratio
-from himlib.families import ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import ALGORITHM_1, Data, lfvi
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import ratio_network
+from himlib.diagnostics import c2st, coverage, rank_test, ranks, replicate, sum_log_ratio
 from himlib.simulators.linear_regression import LinearRegression
-from himlib.training import Outcome, cosine_adam, fit
-from himlib.uniformity import coverage, rank_test
 
 KEY = jax.random.key(0)
 HEALTHY = {"proposal": "posterior", "width": 4.0, "ratio_steps": 5, "posterior_samples": 4}

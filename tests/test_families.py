@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
+from himlib import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
 from himlib.models import Frame, Space
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

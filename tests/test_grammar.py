@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from himlib.simulators.grammar import SYMBOLS, ArithmeticGrammar, straight_through
+from himlib.networks import straight_through
+from himlib.simulators.grammar import SYMBOLS, ArithmeticGrammar
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

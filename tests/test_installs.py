@@ -28,7 +28,7 @@ VERSIONS = """import json
 from importlib.metadata import distributions
 print(json.dumps({package.name.lower(): package.version for package in distributions()}))"""
 USE = """import himlib.lfvi, jax
-from himlib.results import load
+from himlib.book.results import load
 from himlib.simulators.conjugate import ConjugateGaussian
 scale = ConjugateGaussian().posterior(jax.numpy.zeros(3)).scale
 print(scale, bool(load("07_lotka_volterra")), himlib.__file__)"""

@@ -11,15 +11,20 @@ import pytest
 from scipy import integrate, stats
 from toys import count_traces, within
 
-from himlib.algorithm import Data
-from himlib.checkpoints import Checkpoint
-from himlib.families import ImplicitConditional
-from himlib.joint_matching import joint_matching
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import Network, ratio_network
+from himlib import (
+    Data,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    Network,
+    Outcome,
+    fit,
+    fit_seeds,
+    ratio_network,
+)
+from himlib._checkpoints import Checkpoint
+from himlib.adversarial import joint_matching
+from himlib.networks import straight_through
 from himlib.random import normal
-from himlib.simulators.grammar import straight_through
-from himlib.training import Outcome, fit, fit_seeds
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

@@ -11,9 +11,8 @@ import pytest
 from scipy import stats
 from scipy.linalg import expm
 
+from himlib import Data, HierarchicalImplicitModel
 from himlib.abc import rejection
-from himlib.algorithm import Data
-from himlib.models import HierarchicalImplicitModel
 from himlib.simulators import jump_process
 from himlib.simulators.jump_process import (
     OBSERVED_STATISTICS,

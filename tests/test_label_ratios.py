@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from himlib.label_ratios import count_ratio, margin_ratio, margins, noise_points, subtract_baseline
+from himlib.classification import count_ratio, margin_ratio, margins, noise_points, subtract_baseline
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

@@ -12,7 +12,7 @@ from docutils.nodes import make_id
 from notebooks import BOOK
 from scipy.stats import multivariate_normal
 
-from himlib import results
+from himlib.book import results
 from himlib.simulators.lotka_volterra import TRUE_BETA
 
 NAME = "13_reproduction_ledger"

@@ -11,13 +11,24 @@ import pytest
 from scipy import stats
 from toys import FLAT, GAUSSIAN, LinearConditional, X, count_traces, known_ratio, within
 
-from himlib.algorithm import Data, State
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
-from himlib.lfvi import ALGORITHM_1, lfvi
-from himlib.losses import RatioLoss
-from himlib.models import HierarchicalImplicitModel, Space
-from himlib.networks import Network, ratio_network
-from himlib.training import Outcome, cosine_adam, fit
+from himlib import (
+    ALGORITHM_1,
+    Data,
+    FullRankNormal,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    MeanFieldNormal,
+    Network,
+    Outcome,
+    PointMass,
+    RatioLoss,
+    State,
+    cosine_adam,
+    fit,
+    lfvi,
+    ratio_network,
+)
+from himlib.models import Space
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(17)

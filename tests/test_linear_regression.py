@@ -9,11 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from himlib.families import FullRankNormal
-from himlib.lfvi import Data, lfvi
-from himlib.networks import ratio_network
+from himlib import Data, FullRankNormal, cosine_adam, lfvi, ratio_network
 from himlib.simulators.linear_regression import LinearRegression
-from himlib.training import cosine_adam
 
 RNG = np.random.default_rng(0)
 C, X = RNG.normal(size=(7, 3)).astype("float32"), RNG.normal(size=7).astype("float32")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from himlib.losses import LOSSES, RatioLoss, get_loss, log_mean_exp
+from himlib import LOSSES, RatioLoss
+from himlib.losses import get_loss, log_mean_exp
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIDES = [(name, side) for name in LOSSES for side in ("on_p", "on_q")]

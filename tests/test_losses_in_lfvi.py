@@ -4,10 +4,7 @@ import jax
 import pytest
 from toys import FLAT, GAUSSIAN
 
-from himlib.families import MeanFieldNormal
-from himlib.lfvi import Data, lfvi
-from himlib.networks import ratio_network
-from himlib.training import Outcome, cosine_adam, fit
+from himlib import Data, MeanFieldNormal, Outcome, cosine_adam, fit, lfvi, ratio_network
 
 
 def scores(loss):

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 from toys import GAUSSIAN
 
-from himlib.models import HierarchicalImplicitModel, Space
+from himlib import HierarchicalImplicitModel
+from himlib.models import Space
 from himlib.random import normal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -15,7 +15,7 @@ from notebooks import BOOK
 from PIL import Image, ImageSequence
 from playwright.sync_api import sync_playwright
 
-from himlib.plotting import moving_picture, new_figure, use_style
+from himlib.book.plotting import moving_picture, new_figure, use_style
 
 from .test_site import BROWSER
 

@@ -11,7 +11,8 @@ from flax import nnx
 from scipy import stats
 from toys import within
 
-from himlib.networks import MLP, Network, NoisyDense, Standardize, StochasticCell, pure, ratio_network
+from himlib import MLP, Network, pure, ratio_network
+from himlib.networks import NoisyDense, Standardize, StochasticCell
 from himlib.random import normal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -11,12 +11,10 @@ import optax
 import pytest
 from toys import FLAT
 
-from himlib import neural_ratio
-from himlib.algorithm import Data
-from himlib.models import Frame, HierarchicalImplicitModel
-from himlib.networks import Network
-from himlib.neural_ratio import train_ratio
-from himlib.training import Outcome, cosine_adam
+from himlib import Data, HierarchicalImplicitModel, Network, Outcome, cosine_adam
+from himlib.many_data import ratio as neural_ratio
+from himlib.many_data import train_ratio
+from himlib.models import Frame
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from himlib.families import ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import Data, lfvi
-from himlib.networks import ratio_network
+from himlib import Data, ImplicitConditional, MeanFieldNormal, Outcome, cosine_adam, fit, lfvi, ratio_network
 from himlib.simulators.conjugate import ConjugateGaussian
-from himlib.training import Outcome, cosine_adam, fit
 
 #: r learns from one datum at a time: at any N its beta has to vary on the scale on which one datum can tell
 #: values of beta apart. Four times the q of ten data is as wide; for a thousand the prior's scale is kept.

@@ -10,14 +10,11 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC, NUTS
 
-from himlib.comparison import c2st
-from himlib.families import FullRankNormal
-from himlib.lfvi import Data, lfvi
-from himlib.networks import ratio_network
+from himlib import Data, FullRankNormal, cosine_adam, fit, lfvi, ratio_network
+from himlib.diagnostics import c2st
 from himlib.random import normal
+from himlib.simulators._newton import maximize
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
-from himlib.simulators.newton import maximize
-from himlib.training import cosine_adam, fit
 
 KEY = jax.random.key(7)
 BETA = jnp.array(TRUE_BETA)

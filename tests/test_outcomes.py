@@ -8,13 +8,21 @@ import optax
 import pytest
 from toys import FLAT, GAUSSIAN, X, known_ratio
 
-from himlib import training
-from himlib.algorithm import Data, Info
-from himlib.families import ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import ALGORITHM_1, lfvi
+from himlib import (
+    ALGORITHM_1,
+    Data,
+    ImplicitConditional,
+    Info,
+    MeanFieldNormal,
+    Outcome,
+    cosine_adam,
+    fit,
+    fit_seeds,
+    lfvi,
+    ratio_network,
+    training,
+)
 from himlib.models import Frame
-from himlib.networks import ratio_network
-from himlib.training import Outcome, cosine_adam, fit, fit_seeds
 
 KEY = jax.random.key(70)
 STEPS, CHUNK = 100, 10

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from himlib.plotting import COLORS, new_figure, use_style
+from himlib.book.plotting import COLORS, new_figure, use_style
 
 # What the lack of one kind of cone makes of linear RGB: Machado, Oliveira and Fernandes (2009), table 1.
 VISION = {

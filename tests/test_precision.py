@@ -10,15 +10,14 @@ import pytest
 from jax.lax import Precision
 from jax.tree_util import Partial
 
-from himlib.algorithm import Data
-from himlib.comparison import _c2st
-from himlib.models import HierarchicalImplicitModel
+from himlib import Data, HierarchicalImplicitModel
+from himlib.diagnostics.two_sample import _c2st
+from himlib.many_data._sums import block_sums
 from himlib.ratio import classifier, fit_ratio, quadratic
-from himlib.score_sums import block_sums
+from himlib.simulators._newton import maximize
 from himlib.simulators.deep_implicit import DeepImplicit
 from himlib.simulators.linear_regression import LinearRegression
 from himlib.simulators.lotka_volterra import LotkaVolterra
-from himlib.simulators.newton import maximize
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(40, 2)).astype("f4")

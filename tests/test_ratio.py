@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 
-from himlib.losses import LOSSES
+from himlib import LOSSES
 from himlib.ratio import RatioOutcome, classifier, fit_ratio, telescope
 
 KEY = jax.random.key(0)

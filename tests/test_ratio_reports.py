@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from himlib.losses import LOSSES
-from himlib.networks import Network
+from himlib import LOSSES, Network
 from himlib.ratio import RatioOutcome, classifier, fit_ratio, quadratic, telescope
-from himlib.ratio_training import separation
+from himlib.ratio._fitting import separation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

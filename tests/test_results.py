@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from himlib import results
+from himlib.book import results
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted(results.FOLDER.glob("*.json"))

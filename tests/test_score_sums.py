@@ -7,10 +7,10 @@ import numpyro.distributions as dist
 import pytest
 from jax.tree_util import Partial
 
-from himlib.algorithm import Data
-from himlib.models import HierarchicalImplicitModel
+from himlib import Data, HierarchicalImplicitModel
+from himlib.many_data._sums import BLOCK, SPREAD, Chunks, Equation
+from himlib.models import prior_terms
 from himlib.random import normal
-from himlib.score_sums import BLOCK, SPREAD, Chunks, Equation, prior_terms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 MODEL = HierarchicalImplicitModel(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
-from himlib.scoring import mcnemar, score
+from himlib.classification import mcnemar, score
 
 
 def draw(n, classes=3, seed=0, sharpness=1.0):

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from himlib import results
+from himlib.book import results
+from himlib.diagnostics import coverage, rank_test
 from himlib.simulators.lotka_volterra import TRUE_BETA
-from himlib.uniformity import coverage, rank_test
 
 SCRIPTS = Path(__file__).parents[1] / "book" / "full"
 STORED = results.load("08_lotka_volterra_at_scale")["pieces"]

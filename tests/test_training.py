@@ -18,18 +18,28 @@ import optax
 import pytest
 from toys import FLAT, known_everything, known_ratio
 
-from himlib import checkpoints, training
-from himlib.algorithm import Data, Info
-from himlib.classification import bayesian_classifier
-from himlib.families import MeanFieldNormal, PointMass
-from himlib.joint_matching import joint_matching
-from himlib.label_generator import Generator
-from himlib.lfvi import lfvi
-from himlib.models import Frame, HierarchicalImplicitModel
-from himlib.networks import Network, ratio_network
-from himlib.neural_ratio import train_ratio
+from himlib import (
+    Data,
+    HierarchicalImplicitModel,
+    Info,
+    MeanFieldNormal,
+    Network,
+    Outcome,
+    PointMass,
+    Result,
+    _checkpoints,
+    cosine_adam,
+    fit,
+    fit_seeds,
+    lfvi,
+    ratio_network,
+    training,
+)
+from himlib.adversarial import joint_matching
+from himlib.classification import Generator, bayesian_classifier
+from himlib.many_data import train_ratio
+from himlib.models import Frame
 from himlib.ratio import fit_ratio
-from himlib.training import Outcome, Result, cosine_adam, fit, fit_seeds
 
 KEY = jax.random.key(23)
 STEPS, CHUNK, ROUNDS = 100, 7, 2  # the chunk divides neither a round nor its last tenth
@@ -411,7 +421,7 @@ def test_fingerprint_of_programs():
             return jax.jit(lambda y: jnp.sum(y * table))(y)
 
         f.__name__ = name
-        return checkpoints.fingerprint(jax.make_jaxpr(jax.value_and_grad(f))(table))
+        return _checkpoints.fingerprint(jax.make_jaxpr(jax.value_and_grad(f))(table))
 
     assert program() == program() == program(name="g") == program(table=table.copy())
     changed = table.copy()

@@ -9,19 +9,20 @@ import numpyro.distributions as dist
 import optax
 import pytest
 
+from himlib import (
+    Data,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    MeanFieldNormal,
+    fit,
+    lfvi,
+    ratio_network,
+)
 from himlib.abc import euclidean, mcmc, rejection, smc, standardize
-from himlib.algorithm import Data
-from himlib.calibration import ranks, region_ranks, replicate
-from himlib.centered_score import ScoreOutcome, solve_score
-from himlib.comparison import posterior_predictive
-from himlib.diagnostics import score_test, sum_log_ratio
-from himlib.families import ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import lfvi
-from himlib.models import Frame, HierarchicalImplicitModel
-from himlib.networks import ratio_network
-from himlib.neural_ratio import train_ratio
+from himlib.diagnostics import posterior_predictive, ranks, region_ranks, replicate, score_test, sum_log_ratio
+from himlib.many_data import ScoreOutcome, solve_score, train_ratio
+from himlib.models import Frame
 from himlib.simulators.linear_regression import LinearRegression
-from himlib.training import fit
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)

@@ -10,14 +10,20 @@ import optax
 import pytest
 from toys import FLAT, GAUSSIAN, known_ratio
 
-from himlib.algorithm import Data
-from himlib.families import ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import lfvi
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import ratio_network
+from himlib import (
+    Data,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    MeanFieldNormal,
+    Outcome,
+    Result,
+    cosine_adam,
+    fit,
+    lfvi,
+    ratio_network,
+    verdict,
+)
 from himlib.random import normal
-from himlib.training import Outcome, Result, cosine_adam, fit
-from himlib.verdict import verdict
 
 KEY = jax.random.key(60)
 MANY = Data(normal(jax.random.key(61), (2000,)))

@@ -7,20 +7,29 @@ import numpyro.distributions as dist
 import optax
 import pytest
 
+from himlib import (
+    Data,
+    FullRankNormal,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    MeanFieldNormal,
+    Network,
+    PointMass,
+    RatioLoss,
+    Result,
+    fit,
+    lfvi,
+    ratio_network,
+)
+from himlib._checks import check_precision
+from himlib._problem import check_problem
 from himlib.abc import rejection
-from himlib.algorithm import Data
-from himlib.checks import check_precision
-from himlib.comparison import c2st, posterior_predictive
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
-from himlib.lfvi import lfvi
-from himlib.losses import RatioLoss, get_loss
-from himlib.models import HierarchicalImplicitModel, Space, enable_x64
-from himlib.networks import Network, ratio_network
-from himlib.problem import check_problem
+from himlib.diagnostics import c2st, posterior_predictive
+from himlib.losses import get_loss
+from himlib.models import Space, enable_x64
 from himlib.random import normal
 from himlib.ratio import fit_ratio
 from himlib.simulators.conjugate import ConjugateGaussian
-from himlib.training import Result, fit
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY, OLD_KEY = jax.random.key(0), jax.random.PRNGKey(0)

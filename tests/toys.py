@@ -7,10 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 
-from himlib.families import MeanFieldNormal
-from himlib.lfvi import lfvi
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import Network
+from himlib import HierarchicalImplicitModel, MeanFieldNormal, Network, lfvi
 from himlib.random import normal
 from himlib.simulators.conjugate import ConjugateGaussian
 

@@ -15,11 +15,10 @@ import numpy as np
 import optax
 from matplotlib.colors import LinearSegmentedColormap
 
-from himlib.families import ImplicitConditional, PointMass
-from himlib.lfvi import Data, lfvi
-from himlib.networks import ratio_network
-from himlib.plotting import COLORS, new_figure, use_style
-from himlib.simulators.curved import RING, sliced_wasserstein
+from himlib import Data, ImplicitConditional, PointMass, lfvi, ratio_network
+from himlib.book.plotting import COLORS, new_figure, use_style
+from himlib.diagnostics import sliced_wasserstein
+from himlib.simulators.curved import RING
 
 EARLY, STEPS, AVERAGED = 200, 3_000, 1_000
 SEEN = jnp.array([0.5, 1.3, 2.1, 2.9])  # the x of the last panel; the third is that of the second panel

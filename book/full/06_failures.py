@@ -20,15 +20,22 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import ALGORITHM_1, Data, lfvi
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import ratio_network
-from himlib.results import store
+from himlib import (
+    ALGORITHM_1,
+    Data,
+    FullRankNormal,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    MeanFieldNormal,
+    cosine_adam,
+    fit,
+    lfvi,
+    ratio_network,
+    verdict,
+)
+from himlib.book.results import store
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.simulators.linear_regression import LinearRegression
-from himlib.training import cosine_adam, fit
-from himlib.verdict import verdict
 
 NAME, SEEDS, STEPS = Path(__file__).stem, range(2000, 2020), 800
 FOLDER = Path(__file__).parent / "_build" / NAME

@@ -2,7 +2,7 @@
 
 python book/full/07_lotka_volterra.py
 
-Goes on from what ``himlib/results/07_lotka_volterra.json`` holds; delete it to begin anew. A quarter of
+Goes on from what ``himlib/book/results/07_lotka_volterra.json`` holds; delete it to begin anew. A quarter of
 an hour on one core that has nothing else to do; about 1 GB of memory.
 """
 
@@ -19,14 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from himlib import Data, FullRankNormal, HierarchicalImplicitModel, cosine_adam, fit, lfvi, ratio_network
 from himlib.abc import rejection
-from himlib.calibration import ranks, region_ranks
-from himlib.families import FullRankNormal
-from himlib.lfvi import Data, lfvi
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import ratio_network
+from himlib.book.results import load, store
+from himlib.diagnostics import ranks, region_ranks
 from himlib.random import normal
-from himlib.results import load, store
 from himlib.simulators.jump_process import (
     OBSERVED_STATISTICS,
     PILOT_MEANS,
@@ -36,7 +33,6 @@ from himlib.simulators.jump_process import (
     summary_statistics,
 )
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
-from himlib.training import cosine_adam, fit
 
 NAME = Path(__file__).stem
 SEED = 1  # settings were chosen on others

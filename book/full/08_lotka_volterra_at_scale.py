@@ -2,7 +2,7 @@
 
 python book/full/08_lotka_volterra_at_scale.py
 
-Goes on from what ``himlib/results/08_lotka_volterra_at_scale.json`` holds; delete that file to begin anew.
+Goes on from what ``himlib/book/results/08_lotka_volterra_at_scale.json`` holds; delete that file to begin anew.
 Half an hour on two cores that have nothing else to do; less than 1 GB of memory.
 """
 
@@ -21,16 +21,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from himlib.centered_score import solve_score
-from himlib.families import FullRankNormal
-from himlib.lfvi import Data, lfvi
+from himlib import Data, FullRankNormal, cosine_adam, fit, lfvi, ratio_network
+from himlib.book.results import load, store
+from himlib.many_data import solve_score, train_ratio
 from himlib.models import Frame
-from himlib.networks import ratio_network
-from himlib.neural_ratio import train_ratio
 from himlib.random import normal
-from himlib.results import load, store
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
-from himlib.training import cosine_adam, fit
 
 NAME = Path(__file__).stem
 SERIES = 1000  # per chunk

@@ -31,15 +31,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from himlib.classification import bayesian_classifier
+from himlib import Data, MeanFieldNormal, PointMass, fit
+from himlib.book.results import load as load_results
+from himlib.book.results import store
+from himlib.classification import Generator, bayesian_classifier, mcnemar, predict, score
 from himlib.datasets import load
-from himlib.families import MeanFieldNormal, PointMass
-from himlib.label_generator import Generator, predict
-from himlib.lfvi import Data
-from himlib.results import load as load_results
-from himlib.results import store
-from himlib.scoring import mcnemar, score
-from himlib.training import fit
 
 NAME = Path(__file__).stem
 FOLDER = Path(__file__).parent / "_build"

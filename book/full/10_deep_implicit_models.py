@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 
-from himlib.results import store
+from himlib.book.results import store
 
 NAME = Path(__file__).stem
 FOLDER = Path(__file__).parent / "_build" / NAME

@@ -24,13 +24,13 @@ import numpyro.distributions as dist
 import optax
 from flax import nnx
 
-from himlib.algorithm import Data
-from himlib.joint_matching import joint_matching
-from himlib.models import HierarchicalImplicitModel, Space
-from himlib.networks import MLP, NoisyDense, StochasticCell, pure
+from himlib import MLP, Data, HierarchicalImplicitModel, pure
+from himlib.adversarial import joint_matching
+from himlib.book.results import store
+from himlib.models import Space
+from himlib.networks import NoisyDense, StochasticCell, straight_through
 from himlib.random import normal
-from himlib.results import store
-from himlib.simulators.grammar import ArithmeticGrammar, straight_through
+from himlib.simulators.grammar import ArithmeticGrammar
 
 NAME = Path(__file__).stem
 FOLDER = Path(__file__).parent / "_build"

@@ -38,17 +38,23 @@ import neighbors
 import numpy as np
 import numpyro.distributions as dist
 
+from himlib import (
+    Data,
+    FullRankNormal,
+    HierarchicalImplicitModel,
+    ImplicitConditional,
+    MeanFieldNormal,
+    cosine_adam,
+    fit,
+    lfvi,
+    ratio_network,
+)
 from himlib.abc import smc, standardize
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal
-from himlib.lfvi import Data, lfvi
-from himlib.models import HierarchicalImplicitModel
-from himlib.networks import ratio_network
+from himlib.book.results import store
 from himlib.random import normal
-from himlib.results import store
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.simulators.jump_process import summary_statistics
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
-from himlib.training import cosine_adam, fit
 
 NAME = Path(__file__).stem
 FOLDER = Path(__file__).parent / "_build" / "12"

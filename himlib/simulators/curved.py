@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key
 
-__all__ = ["BANANA", "RING", "CurvedLatent", "GridPosterior", "sliced_wasserstein"]
+__all__ = ["BANANA", "RING", "CurvedLatent", "GridPosterior"]
 
 
 class GridPosterior(NamedTuple):
@@ -156,47 +156,3 @@ BANANA = CurvedLatent(lambda z: z[1] + z[0] ** 2, 0.3)
 
 #: :math:`x = |z| + 0.2\,\epsilon`: the posterior is a ring of radius close to x.
 RING = CurvedLatent(lambda z: jnp.hypot(z[0], z[1]), 0.2)
-
-
-def sliced_wasserstein(a: jax.Array, b: jax.Array, directions: int | jax.Array = 16) -> jax.Array:
-    r"""Distance of two samples of equal size, in their units.
-
-    .. math:: SW_2^2 = \frac1K \sum_{k=1}^K W_2^2\big(u_k^\top a, u_k^\top b\big), \qquad
-              u_k = (\cos\theta_k, \sin\theta_k), \quad \theta_k = \frac{\pi (k - 1/2)}{K},
-
-    each term being the mean squared difference of the sorted projections (Bonneel, Rabin, Peyre and
-    Pfister 2015). Two samples of one distribution are not at distance zero: compare with that floor.
-
-    Parameters
-    ----------
-    a, b
-        Samples of shape (n, d).
-    directions
-        The number K of directions, evenly spread over a half circle, for the plane; in any other space
-        the directions themselves: K columns of length one, shape (d, K).
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or do not fit the directions.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> a = jnp.zeros((4, 2))
-    >>> f"{sliced_wasserstein(a, a + jnp.array([1.0, 0.0])):.4f}"  # the root of the mean of cos^2
-    '0.7071'
-    >>> f"{sliced_wasserstein(a, a + jnp.array([1.0, 0.0]), jnp.eye(2)):.4f}"
-    '0.7071'
-    """
-    if isinstance(directions, int):
-        angle = jnp.pi * (jnp.arange(directions) + 0.5) / directions
-        directions = jnp.stack([jnp.cos(angle), jnp.sin(angle)])
-    size = directions.shape[0]
-    if jnp.shape(a) != jnp.shape(b) or jnp.ndim(a) != 2 or jnp.shape(a)[1] != size:
-        raise ValueError(
-            f"a, b: expected two samples of the same shape (n, {size}), got {jnp.shape(a)} and "
-            f"{jnp.shape(b)}; directions in any space but the plane are a matrix."
-        )
-    along_a, along_b = (jnp.sort(sample @ directions, axis=0) for sample in (a, b))
-    return jnp.sqrt(jnp.mean((along_a - along_b) ** 2))

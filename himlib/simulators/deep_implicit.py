@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 
-from himlib.checks import check_counts, check_shape
+from himlib._checks import check_counts, check_shape
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network, NoisyDense, pure
 from himlib.random import check_key, normal

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from himlib.checks import check_counts
+from himlib._checks import check_counts
 from himlib.random import check_key
 
-__all__ = ["SYMBOLS", "ArithmeticGrammar", "StringStatistics", "straight_through"]
+__all__ = ["SYMBOLS", "ArithmeticGrammar", "StringStatistics"]
 
 #: Symbol i of an encoded string is ``SYMBOLS[i]``; the last one ends a string and fills its row.
 SYMBOLS = "x+-*/_"
@@ -228,23 +228,3 @@ def check_probabilities(name: str, values: Sequence[float], size: int) -> tuple[
 def entropy(probabilities: Sequence[float]) -> float:
     """The entropy of a discrete distribution, in nats."""
     return -sum(float(value) * math.log(value) for value in probabilities if value > 0)
-
-
-def straight_through(logits: jax.Array) -> jax.Array:
-    r"""Choose the likeliest symbol, with the gradient of the softmax (Bengio, Leonard and Courville 2013).
-
-    The logits have shape (..., symbols). Forward, the result is exactly one-hot, so that no classifier
-    can tell soft symbols from hard ones. The gradient is biased: the true one is zero almost everywhere.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> logits = jnp.array([0.0, 2.0, 1.0])
-    >>> print(straight_through(logits))
-    [0. 1. 0.]
-    >>> bool((jax.jacobian(straight_through)(logits) == jax.jacobian(jax.nn.softmax)(logits)).all())
-    True
-    """
-    soft = jax.nn.softmax(logits)
-    hard = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=soft.dtype)
-    return hard + (soft - jax.lax.stop_gradient(soft))

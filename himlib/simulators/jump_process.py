@@ -11,7 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.custom_batching import custom_vmap
 
-from himlib.checks import check_shape
+from himlib._checks import check_shape
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key, threefry
 from himlib.simulators.lotka_volterra import default_prior

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from himlib.checks import check_shape
+from himlib._checks import check_shape
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key, normal
-from himlib.simulators.newton import maximize
+from himlib.simulators._newton import maximize
 
 __all__ = ["INITIAL", "TRUE_BETA", "LotkaVolterra", "transitions"]
 

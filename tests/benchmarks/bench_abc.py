@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from himlib import Data, HierarchicalImplicitModel
 from himlib.abc import rejection, standardize
-from himlib.algorithm import Data
-from himlib.models import HierarchicalImplicitModel
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra
 from tests.benchmarks.bench_simulators import STEPS, best_seconds, numpy_series, report
 

@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from himlib.algorithm import Data
-from himlib.classification import bayesian_classifier
-from himlib.families import MeanFieldNormal
-from himlib.label_generator import Generator, predict
-from himlib.training import _compiled, fit, fit_seeds
+from himlib import Data, MeanFieldNormal, fit, fit_seeds
+from himlib.classification import Generator, bayesian_classifier, predict
+from himlib.training import _compiled
 
 ROWS, FEATURES, STEPS = 200, 7, 400
 GENERATORS = {

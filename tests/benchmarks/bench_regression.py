@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from himlib.training import _compiled, fit
+from himlib import fit
+from himlib.training import _compiled
 from tests.test_linear_regression import STEPS, TASK, data_of, edwards_algorithm
 
 ROUNDS, CHUNK = 2, 100

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from himlib.algorithm import Data
-from himlib.networks import ratio_network
+from himlib import Data, ratio_network
+from himlib.many_data._sums import Chunks, Equation
 from himlib.random import normal
-from himlib.score_sums import Chunks, Equation
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
 
 SERIES, TURNS = 1000, 15

@@ -14,13 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
-from himlib.checkpoints import Checkpoint
-from himlib.families import FullRankNormal
-from himlib.lfvi import Data, lfvi
-from himlib.networks import ratio_network
+from himlib import Data, FullRankNormal, cosine_adam, fit, lfvi, ratio_network
+from himlib._checkpoints import Checkpoint
 from himlib.random import normal
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
-from himlib.training import _compiled, cosine_adam, fit
+from himlib.training import _compiled
 
 STEPS, ROUNDS, BATCH, SAMPLES = 2000, 2, 1024, 8
 

@@ -3,7 +3,7 @@ r"""Is a posterior calibrated? Simulate truths and data, infer, and see where ea
 If :math:`\beta \sim p(\beta)`, :math:`x \sim p(x \mid \beta)`, and L draws come from the exact
 :math:`p(\beta \mid x)`, then truth and draws are exchangeable, and the rank of the truth among the draws
 is uniform on 0, ..., L (Cook, Gelman and Rubin 2006; Talts et al. 2018). Here the ranks are made;
-:mod:`himlib.uniformity` reads them.
+:mod:`himlib.diagnostics` reads them.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from himlib.algorithm import Data
-from himlib.checks import check_counts, check_model
-from himlib.models import HierarchicalImplicitModel
-from himlib.problem import check_problem
+from himlib._checks import check_counts
+from himlib._problem import check_problem
+from himlib.base import Data
+from himlib.models import HierarchicalImplicitModel, check_model
 from himlib.random import check_key
 
 __all__ = ["Replications", "ranks", "region_ranks", "replicate"]
@@ -85,7 +85,7 @@ def replicate(
         The model that simulates.
     posterior
         The method under test, ``posterior(key, data) -> draws`` of beta with a leading axis of L; data is a
-        :class:`~himlib.algorithm.Data` of N rows.
+        :class:`~himlib.base.Data` of N rows.
     replications
         S, the number of data sets.
     size
@@ -127,7 +127,7 @@ def replicate(
     >>> runs = replicate(jax.random.key(0), gaussian.model, exact, 300, size=10, vectorize=True)
     >>> runs.names, runs.truth.shape, runs.draws.shape
     (('beta',), (300, 1), (300, 99, 1))
-    >>> from himlib.uniformity import rank_test
+    >>> from himlib.diagnostics import rank_test
     >>> found = ranks(jax.random.key(1), runs.truth, runs.draws)
     >>> bool(rank_test(found, 99).p_value[0] > 0.01)
     True
@@ -275,7 +275,7 @@ def region_ranks(key: jax.Array, truth: np.ndarray, draws: np.ndarray, region: s
     r"""Rank of the truth's distance from a center among those of the draws: one number for all parameters.
 
     It is uniform for a calibrated posterior, and the truths of rank below k lie in regions of probability
-    k / (L + 1), see :func:`~himlib.uniformity.coverage`. It sees what marginal ranks cannot, such as a
+    k / (L + 1), see :func:`~himlib.diagnostics.coverage`. It sees what marginal ranks cannot, such as a
     wrong correlation.
 
     Parameters

@@ -1,6 +1,6 @@
 r"""Classification by implicit models: the Bayesian GAN, and the Bayesian neural network beside it.
 
-Labels come from a network with random weights, :class:`~himlib.label_generator.Generator`. The objective
+Labels come from a network with random weights, :class:`~himlib.classification.Generator`. The objective
 (Tran, Ranganath and Blei 2017, equation 7) sees the weights through the ratio alone, never through a
 simulated label: labels stay hard, and nothing has to be relaxed.
 """
@@ -13,11 +13,12 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from himlib.algorithm import Algorithm, Data, Info, State, norm
-from himlib.checks import check_counts, check_data, check_optimizers
+from himlib._checks import check_counts
+from himlib._options import check_optimizers
+from himlib.base import Algorithm, Data, Info, State, check_data, norm
+from himlib.classification.generator import ROWS, Generator
+from himlib.classification.ratios import count_ratio, margins, noise_points
 from himlib.families import FullRankNormal, MeanFieldNormal, PointMass
-from himlib.label_generator import ROWS, Generator
-from himlib.label_ratios import count_ratio, margins, noise_points
 from himlib.losses import RatioLoss, get_loss
 from himlib.models import Frame
 from himlib.networks import Network
@@ -57,13 +58,13 @@ def bayesian_classifier(
     Parameters
     ----------
     generator
-        The network, a :class:`~himlib.label_generator.Generator`.
+        The network, a :class:`~himlib.classification.Generator`.
     posterior
         Family of q(beta), over the weights as one vector: :class:`~himlib.families.MeanFieldNormal`,
         :class:`~himlib.families.FullRankNormal` or :class:`~himlib.families.PointMass` (MAP).
     ratio
-        A network of (margins, covariate) that gives K ratios, see :mod:`himlib.label_ratios`. None takes
-        :func:`~himlib.label_ratios.count_ratio`, whose three numbers stay fixed for a softmax output: then
+        A network of (margins, covariate) that gives K ratios, see :mod:`himlib.classification`. None takes
+        :func:`~himlib.classification.count_ratio`, whose three numbers stay fixed for a softmax output: then
         r is its log likelihood, plus log K, and there is nothing to learn.
     ratio_optimizer, posterior_optimizer
         Optax transformations; a warm-up of q is a schedule of the second.
@@ -72,7 +73,7 @@ def bayesian_classifier(
         mean.
     reference
         The labels of the other class: ``"uniform"``, 1/K each, or ``"empirical"``, those of the data (the
-        paper's), for which r needs :func:`~himlib.label_ratios.subtract_baseline`. Neither depends on the
+        paper's), for which r needs :func:`~himlib.classification.subtract_baseline`. Neither depends on the
         weights, so that the exact gradient is the same.
     anchors, fakes
         Noises of a row at which r sees the logits, and fresh ones at which labels are drawn for D.
@@ -104,8 +105,7 @@ def bayesian_classifier(
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
-    >>> from himlib.families import MeanFieldNormal
-    >>> from himlib.lfvi import Data
+    >>> from himlib import Data, MeanFieldNormal
     >>> algorithm = bayesian_classifier(Generator(features=2, classes=3), MeanFieldNormal(),
     ...     ratio_optimizer=optax.adam(1e-2), posterior_optimizer=optax.adam(1e-2))
     >>> data = Data(jnp.array([0, 2, 1, 1]), jnp.ones((4, 2)))
@@ -261,7 +261,7 @@ def check_settings(generator, posterior, ratio, loss, reference, numbers) -> Non
     if ratio is not None and not isinstance(ratio, Network):
         raise TypeError(
             f"ratio: expected a Network of (margins, covariate), got {type(ratio).__name__}; "
-            "see himlib.label_ratios."
+            "see himlib.classification."
         )
     if loss.mean_q is not jnp.mean:
         raise ValueError(f"loss: {loss.name!r} averages over no mean; labels are enumerated under a mean.")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from himlib.algorithm import Info, State
+from himlib.base import Info, State
 
 DIFFER = {"key": "key differs", "data": "data differ", "steps": "steps differ", "chunk": "chunk differs"}
 

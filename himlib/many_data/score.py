@@ -29,13 +29,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.tree_util import Partial
 
-from himlib.algorithm import Data
-from himlib.checks import check_counts, check_model, check_ratio
-from himlib.models import Frame, HierarchicalImplicitModel
-from himlib.neural_ratio import check_frame, check_sharding
-from himlib.problem import check_problem
+from himlib._checks import check_counts, check_ratio
+from himlib._problem import check_problem
+from himlib.base import Data
+from himlib.many_data._sums import Chunks, Equation, canonical
+from himlib.many_data.ratio import check_frame, check_sharding
+from himlib.models import Frame, HierarchicalImplicitModel, check_model, prior_terms
 from himlib.random import check_key
-from himlib.score_sums import Chunks, Equation, canonical, prior_terms
 
 __all__ = ["Pass", "ScoreFit", "ScoreOutcome", "solve_score"]
 
@@ -265,11 +265,11 @@ def solve_score(
         A model with ``generate``, through which noise is reused. Local latents are integrated out.
     log_ratio
         ``log_ratio(x, z, beta, covariate)`` for one datum, z being None: from
-        :func:`~himlib.neural_ratio.train_ratio`, or
+        :func:`~himlib.many_data.train_ratio`, or
         ``Partial(algorithm.log_ratio, state)`` (of ``jax.tree_util``, so that other parameters
         compile nothing), or a function that is known.
     data
-        :class:`~himlib.algorithm.Data`, or a function from a chunk's index to Data, called once per pass:
+        :class:`~himlib.base.Data`, or a function from a chunk's index to Data, called once per pass:
         memory then holds one chunk, however many there are. No chunk may be larger than the first.
     frame
         Start of Newton's method, and the scale on which r was trained: the proposal's.

@@ -1,6 +1,6 @@
 r"""Reading ranks that should be uniform on 0, ..., L: histograms, a test with a band, coverage.
 
-They come from :func:`himlib.calibration.ranks` and :func:`himlib.calibration.region_ranks`.
+They come from :func:`himlib.diagnostics.ranks` and :func:`himlib.diagnostics.region_ranks`.
 """
 
 from collections.abc import Sequence
@@ -128,7 +128,7 @@ def rank_histogram(ranks: np.ndarray, draws: int, bins: int = 20, probability: f
     Parameters
     ----------
     ranks
-        Integers of shape (S, d), see :func:`~himlib.calibration.ranks`.
+        Integers of shape (S, d), see :func:`~himlib.diagnostics.ranks`.
     draws
         L.
     bins
@@ -224,7 +224,7 @@ def rank_test(ranks: np.ndarray, draws: int, probability: float = 0.95) -> RankT
     Parameters
     ----------
     ranks
-        Integers of shape (S, d), of :func:`~himlib.calibration.ranks` or its ``region_ranks``.
+        Integers of shape (S, d), of :func:`~himlib.diagnostics.ranks` or its ``region_ranks``.
     draws
         L.
     probability
@@ -269,7 +269,7 @@ def coverage(
     Parameters
     ----------
     ranks
-        Integers of shape (S, d), of :func:`~himlib.calibration.ranks` or its ``region_ranks``.
+        Integers of shape (S, d), of :func:`~himlib.diagnostics.ranks` or its ``region_ranks``.
     draws
         L.
     levels

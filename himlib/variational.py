@@ -17,16 +17,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from himlib.algorithm import Algorithm, Data, Info, State, norm
-from himlib.checks import check_optimizers, check_options, check_ratio, check_sizes, check_state
+from himlib._checks import check_ratio
+from himlib._options import check_optimizers, check_options, check_sizes
+from himlib._problem import check_local, check_measured, check_problem, measure, noted
+from himlib.base import Algorithm, Info, State, check_state, norm
 from himlib.families import PointMass
 from himlib.losses import RatioLoss, get_loss
 from himlib.models import Frame, HierarchicalImplicitModel
 from himlib.networks import Network
-from himlib.problem import check_local, check_measured, check_problem, measure, noted
 from himlib.random import check_key, normal
 
-__all__ = ["ALGORITHM_1", "Data", "lfvi"]
+__all__ = ["ALGORITHM_1", "lfvi"]
 
 #: The settings of :func:`lfvi` that make it the paper's Algorithm 1 (with a mean-field q and an r
 #: that sees all of x): the empirical distribution as reference, beta proposed from q itself.
@@ -130,8 +131,7 @@ def lfvi(
     Examples
     --------
     >>> import jax, optax
-    >>> from himlib.families import ImplicitConditional, MeanFieldNormal
-    >>> from himlib.networks import ratio_network
+    >>> from himlib import ImplicitConditional, MeanFieldNormal, ratio_network
     >>> from himlib.simulators.conjugate import ConjugateGaussian
     >>> algorithm = lfvi(ConjugateGaussian().model, MeanFieldNormal(), ratio_network(),
     ...     local=ImplicitConditional(), ratio_optimizer=optax.adam(1e-3),

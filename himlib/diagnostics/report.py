@@ -11,17 +11,15 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-from himlib.algorithm import Algorithm, Data
-from himlib.calibration import ranks, region_ranks
-from himlib.checks import check_model
-from himlib.diagnostics import gradients, scores
-from himlib.models import HierarchicalImplicitModel
+from himlib._problem import check_problem
+from himlib.base import Algorithm, Data
+from himlib.diagnostics.log_ratio import gradients, scores
+from himlib.diagnostics.sbc import ranks, region_ranks
+from himlib.diagnostics.uniformity import rank_test
+from himlib.models import HierarchicalImplicitModel, check_model, prior_terms
 from himlib.networks import MLP, pure
-from himlib.problem import check_problem
 from himlib.random import check_key, normal
-from himlib.score_sums import prior_terms
 from himlib.training import Outcome, Result, cosine_adam
-from himlib.uniformity import rank_test
 
 __all__ = ["Verdict", "verdict"]
 
@@ -57,7 +55,7 @@ class Verdict(NamedTuple):
         where the data look like the model's, near 0 where r is flat on the data alone.
     local_p_value
         Of the ranks of simulated :math:`z` among draws of :math:`q(z \mid x, \beta)` at their x and beta
-        (:func:`himlib.uniformity.rank_test`), times the number of tests; NaN without locals.
+        (:func:`himlib.diagnostics.rank_test`), times the number of tests; NaN without locals.
     unlearned, unlearned_error
         Nats by which another classifier, trained on fresh draws of the proposal, is better than r at
         finding the :math:`\beta` that made an x among 64, and their standard error; NaN with locals.
@@ -101,7 +99,7 @@ def verdict(
 
     It holds q against r, r and q(z | x, beta) against the model, and r against a second classifier, all in
     their own terms. Of a q(beta) on one of two modes it knows if r does. What r never sees of x, and what no
-    normal can be, stay unseen: see :func:`himlib.calibration.replicate` for the whole method.
+    normal can be, stay unseen: see :func:`himlib.diagnostics.replicate` for the whole method.
 
     Parameters
     ----------
@@ -123,10 +121,7 @@ def verdict(
     Examples
     --------
     >>> import jax, jax.numpy as jnp, numpyro.distributions as dist
-    >>> from himlib.families import MeanFieldNormal
-    >>> from himlib.lfvi import lfvi
-    >>> from himlib.networks import ratio_network
-    >>> from himlib.training import cosine_adam, fit
+    >>> from himlib import MeanFieldNormal, cosine_adam, fit, lfvi, ratio_network
     >>> model = HierarchicalImplicitModel(dist.Normal(0, 1), noise_shape=(),
     ...     generate=lambda noise, beta, covariate: (None, beta + noise))
     >>> algorithm = lfvi(model, MeanFieldNormal(), ratio_network(hidden=(8,)),
@@ -138,7 +133,7 @@ def verdict(
     """
     check_model(model)
     if not isinstance(result, Result):
-        raise TypeError(f"result: expected what himlib.training.fit returns, got {type(result).__name__}.")
+        raise TypeError(f"result: expected what himlib.fit returns, got {type(result).__name__}.")
     k_look, k_local, k_classifier, k_modes = jax.random.split(check_key(key), 4)
     if isinstance(result.outcome, tuple):
         seeds = [jax.tree.map(lambda leaf, i=i: leaf[i], result[:2]) for i in range(len(result.outcome))]

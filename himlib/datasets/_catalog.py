@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from himlib.downloads import (
+from himlib.datasets._sources import (
     LENGTHS,
     PIMA,
     Source,

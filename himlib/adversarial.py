@@ -1,6 +1,6 @@
 r"""Joint matching: LFVI with local latents, and global weights learned through what they simulate.
 
-With q(beta) a point, :math:`E_q[r]`, by which :func:`~himlib.lfvi.lfvi` learns, has no gradient in it
+With q(beta) a point, :math:`E_q[r]`, by which :func:`~himlib.variational.lfvi` learns, has no gradient in it
 where neither r nor q(z | x) sees beta, as with a network's thousands of weights.
 """
 
@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from himlib.algorithm import Algorithm, Info, State, norm
-from himlib.checks import check_counts, check_data, check_optimizers, check_options, check_ratio
+from himlib._checks import check_counts, check_ratio
+from himlib._options import check_optimizers, check_options
+from himlib._problem import check_local, check_measured, check_problem, measure
+from himlib.base import Algorithm, Info, State, check_data, norm
 from himlib.families import PointMass
 from himlib.losses import get_loss
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
-from himlib.problem import check_local, check_measured, check_problem, measure
 from himlib.random import check_key, normal
 
 __all__ = ["joint_matching"]
@@ -115,9 +116,7 @@ def joint_matching(
     --------
     >>> import jax, optax
     >>> import numpyro.distributions as dist
-    >>> from himlib.families import ImplicitConditional
-    >>> from himlib.lfvi import Data
-    >>> from himlib.networks import ratio_network
+    >>> from himlib import Data, ImplicitConditional, ratio_network
     >>> model = HierarchicalImplicitModel(dist.Normal(0, 1), noise_shape=(2,),
     ...     generate=lambda noise, beta, covariate: (noise[0], beta * noise[0] + noise[1]))
     >>> algorithm = joint_matching(model, ratio_network(), local=ImplicitConditional(),

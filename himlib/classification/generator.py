@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from himlib.checks import check_counts
-from himlib.label_ratios import noise_points
+from himlib._checks import check_counts
+from himlib.classification.ratios import noise_points
 from himlib.networks import Network, check_hidden, pure
 from himlib.random import check_key, normal
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from himlib.checks import check_data, check_model, check_numbers
-from himlib.models import Frame, HierarchicalImplicitModel, check_width, is_distribution
+from himlib._checks import check_numbers
+from himlib.base import check_data
+from himlib.models import Frame, HierarchicalImplicitModel, check_model, check_width, is_distribution
 from himlib.random import normal
 
 TRIALS = 200  # simulations that are looked at
@@ -57,7 +58,7 @@ def check_problem(
     Examples
     --------
     >>> import numpyro.distributions as dist
-    >>> from himlib.algorithm import Data
+    >>> from himlib import Data
     >>> model = HierarchicalImplicitModel(dist.Normal(0, 1),
     ...     simulate=lambda key, beta, covariate: (None, beta + np.random.normal()))
     >>> check_problem(model, Data(jnp.zeros(3)))  # doctest: +ELLIPSIS
@@ -167,7 +168,7 @@ def check_shapes(model: HierarchicalImplicitModel, data: Any, observed: bool = T
 
     Examples
     --------
-    >>> from himlib.algorithm import Data
+    >>> from himlib import Data
     >>> from himlib.simulators.conjugate import ConjugateGaussian
     >>> check_shapes(ConjugateGaussian().model, Data(jnp.zeros((3, 5))))  # doctest: +ELLIPSIS
     Traceback (most recent call last):

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from himlib._checks import check_numbers
 from himlib.models import Frame
 
 __all__ = ["Algorithm", "Data", "Info", "State"]
@@ -158,3 +160,53 @@ def norm(tree: Any) -> jax.Array:
     5.0
     """
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def check_data(data: Any, batch_size: int | None) -> None:
+    """Refuse observations that no model could have made.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from himlib import Data
+    >>> check_data(Data(jnp.zeros(3)), batch_size=4)
+    Traceback (most recent call last):
+    ValueError: data: 3 observations are fewer than batch_size=4; None takes all of them.
+    """
+    if not hasattr(data, "covariate"):
+        raise TypeError(f"data: expected Data(x, covariate), got {type(data).__name__}.")
+    check_numbers("data", data)
+    leaves = jax.tree.leaves(data)
+    lists = [part for part in data if isinstance(part, list | tuple)]
+    if not leaves or any(jnp.ndim(leaf) == 0 for leaf in leaves):
+        got = f"; got a {type(lists[0]).__name__}, see jnp.asarray" if lists else ""
+        raise ValueError(f"data: expected arrays with a leading axis of N observations{got}.")
+    sizes = {len(leaf) for leaf in leaves}
+    if len(sizes) > 1:
+        uneven = [part for part in lists if len({len(leaf) for leaf in jax.tree.leaves(part)}) > 1]
+        got = "; got a list of arrays of different lengths, pad them and see jnp.stack" if uneven else ""
+        raise ValueError(f"data: x and covariate differ in their leading axes, {sorted(sizes)}{got}.")
+    (size,) = sizes
+    if size == 0:
+        raise ValueError("data: no observations.")
+    if batch_size is not None and size < batch_size:
+        raise ValueError(
+            f"data: {size} observations are fewer than batch_size={batch_size}; None takes all of them."
+        )
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        finite = [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
+        if not all(finite):
+            raise ValueError("data: missing or infinite values.")
+
+
+def check_state(state: Any) -> None:
+    """Refuse what is no state, such as the whole result of a run.
+
+    Examples
+    --------
+    >>> check_state(None)
+    Traceback (most recent call last):
+    TypeError: state: expected a State, such as result.state, got NoneType.
+    """
+    if not isinstance(state, State):
+        raise TypeError(f"state: expected a State, such as result.state, got {type(state).__name__}.")

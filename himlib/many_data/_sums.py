@@ -1,4 +1,4 @@
-"""What :mod:`himlib.centered_score` sums: scores in blocks of a core's cache, chunks of flat memory."""
+"""What :func:`~himlib.many_data.solve_score` sums: blocks of a core's cache, chunks of flat memory."""
 
 import math
 from functools import partial
@@ -9,9 +9,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from himlib.algorithm import Data
-from himlib.checks import check_counts, check_data
-from himlib.models import enable_x64
+from himlib._checks import check_counts
+from himlib.base import Data, check_data
 from himlib.random import normal
 
 BLOCK = 5000  # data whose scores are in memory, and in a core's cache, at once
@@ -65,22 +64,6 @@ def block_sums(
         all_blocks, mesh=sharding.mesh, in_specs=specs, out_specs=apart, check_vma=False
     )(*shared, blocks)  # fmt: skip
     return jax.lax.with_sharding_constraint(total, NamedSharding(sharding.mesh, everywhere))
-
-
-def prior_terms(u, scale, *, model) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient of the prior's log density in unconstrained coordinates, and minus its Hessian, per scale."""
-    with enable_x64(True):  # its curvature is 1 / sd^2, which single precision may not hold
-        terms = _prior_terms(np.float64(u), np.float64(scale), model=model.double)
-        return tuple(np.asarray(term, np.float64) for term in terms)
-
-
-@partial(jax.jit, static_argnames="model")
-def _prior_terms(u, scale, *, model):
-    def log_prior(v):
-        return model.log_prior(model.space.constrain(u + scale * v)) + model.space.log_jacobian(u + scale * v)
-
-    origin = jnp.zeros_like(u)
-    return jax.grad(log_prior)(origin), -jax.hessian(log_prior)(origin)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -11,12 +11,12 @@ import optax
 from jax.sharding import NamedSharding
 from jax.tree_util import Partial
 
-from himlib.algorithm import Data
-from himlib.checks import check_counts, check_model, check_ratio
+from himlib._checks import check_counts, check_ratio
+from himlib._problem import check_problem
+from himlib.base import Data
 from himlib.losses import LOSSES
-from himlib.models import Frame, HierarchicalImplicitModel
+from himlib.models import Frame, HierarchicalImplicitModel, check_model
 from himlib.networks import Network
-from himlib.problem import check_problem
 from himlib.random import check_key, normal
 from himlib.training import Outcome, describe_simulated
 
@@ -140,7 +140,7 @@ def train_ratio(
     jitter
         ``jitter(key, covariate) -> covariate``: spreads the covariates.
     sharding
-        How batches are laid out over the devices of a mesh, see :func:`himlib.lfvi.lfvi`.
+        How batches are laid out over the devices of a mesh, see :func:`himlib.variational.lfvi`.
 
     Returns
     -------
@@ -159,9 +159,8 @@ def train_ratio(
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> from himlib.networks import ratio_network
+    >>> from himlib import cosine_adam, ratio_network
     >>> from himlib.simulators.conjugate import ConjugateGaussian
-    >>> from himlib.training import cosine_adam
     >>> log_ratio, loss = train_ratio(jax.random.key(0), ConjugateGaussian().model, ratio_network(),
     ...     Data(jnp.zeros(2)), Frame(jnp.zeros(1), jnp.full(1, 5.0)), cosine_adam(1e-2, 20), steps=20)
     >>> log_ratio(jnp.array(1.0), None, jnp.array(0.5), None).shape, loss.shape

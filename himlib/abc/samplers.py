@@ -1,13 +1,4 @@
-r"""Approximate Bayesian computation: rejection, Markov chains, sequential Monte Carlo.
-
-Whoever cannot evaluate a likelihood can still simulate, and keep the parameters whose simulations
-come close to what was observed. All three methods draw from the same *ABC posterior*,
-
-.. math:: p_\epsilon(\beta \mid s_{obs}) \propto p(\beta) \, P(d(s(x), s_{obs}) \le \epsilon \mid \beta),
-
-with a summary statistic s, a distance d and a tolerance :math:`\epsilon`. They differ in what they
-simulate for it. A data set of N rows is simulated at one :math:`\beta`; its locals are thrown away.
-"""
+"""Rejection, Markov chains and sequential Monte Carlo, each a way to spend the same simulations."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,26 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.diagnostics import effective_sample_size
 
-from himlib.acceptance import (
-    CHUNK,
-    ABCOutcome,
-    ABCResult,
-    Generation,
-    Run,
-    check_summary,
-    check_tolerance,
-    joined,
-    merged,
-    nearest,
-    simulate,
-    take,
-)
-from himlib.algorithm import Data
-from himlib.checks import check_counts
+from himlib._checks import check_counts
+from himlib.abc._programs import CHUNK, joined, merged, nearest, simulate, take
+from himlib.abc._run import Run, check_summary, check_tolerance
+from himlib.abc.results import ABCResult, Generation
+from himlib.base import Data
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key
 
-__all__ = ["ABCOutcome", "ABCResult", "Generation", "euclidean", "mcmc", "rejection", "smc", "standardize"]
+__all__ = ["euclidean", "mcmc", "rejection", "smc", "standardize"]
 
 
 def euclidean(simulated: jax.Array, observed: jax.Array) -> jax.Array:
@@ -77,7 +57,7 @@ def rejection(
         The model, and the observations. What is compiled serves the same objects ``model``,
         ``summary`` and ``distance`` again, but not others built alike.
     summary
-        ``summary(data) -> a number or a vector``, of a whole data set :class:`~himlib.algorithm.Data`,
+        ``summary(data) -> a number or a vector``, of a whole data set :class:`~himlib.base.Data`,
         simulated or observed.
     distance
         ``distance(simulated, observed) -> a number`` of two summaries.

@@ -1,0 +1,106 @@
+"""What can be refused of an algorithm's options before it is built."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from numpyro.distributions import Delta
+
+from himlib._checks import check_counts
+from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
+from himlib.models import check_model, check_width
+from himlib.networks import Network
+
+
+def check_options(model, posterior, ratio, local, reference, proposal, jitter, sharding) -> None:
+    """Refuse arguments of :func:`himlib.variational.lfvi` of a wrong kind.
+
+    Examples
+    --------
+    >>> check_options(None, None, None, None, "predictive", "round", None, None)
+    Traceback (most recent call last):
+    TypeError: model: expected a HierarchicalImplicitModel, got NoneType.
+    """
+    check_model(model)
+    if isinstance(posterior, ImplicitConditional):
+        raise TypeError(
+            "posterior: q(beta) needs a density, for log p(beta) - log q(beta) is evaluated, and an "
+            "ImplicitConditional has none; use MeanFieldNormal, FullRankNormal or PointMass, and pass "
+            "the implicit family as local."
+        )
+    if not isinstance(posterior, MeanFieldNormal | FullRankNormal | PointMass):
+        got = type(posterior).__name__
+        if isinstance(posterior, type):
+            got = f"the class {posterior.__name__}; likely cause: missing ()"
+        raise TypeError(
+            f"posterior: expected an instance of MeanFieldNormal, FullRankNormal or PointMass, got {got}."
+        )
+    if isinstance(model.prior, Delta) and not isinstance(posterior, PointMass):
+        check_width([model.prior], [0.0])
+    if not isinstance(ratio, Network):
+        raise TypeError(
+            f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}; "
+            "see himlib.ratio_network and himlib.pure."
+        )
+    if local is not None and (isinstance(local, type) or not hasattr(local, "sample")):
+        got = f"the class {local.__name__}" if isinstance(local, type) else type(local).__name__
+        raise TypeError(f"local: expected an instance of ImplicitConditional or None, got {got}.")
+    if not callable(reference) and reference not in ("predictive", "empirical"):
+        raise ValueError(f"reference: expected 'predictive', 'empirical' or a function, got {reference!r}.")
+    if proposal not in ("round", "posterior"):
+        raise ValueError(f"proposal: expected 'round' or 'posterior', got {proposal!r}.")
+    if proposal == "posterior" and isinstance(posterior, PointMass):
+        raise ValueError("proposal: a point mass has no width to propose from; use proposal='round'.")
+    if jitter is not None and reference == "empirical":
+        raise ValueError("jitter: the empirical reference pairs each x with its own covariate, as it is.")
+    axes = getattr(getattr(sharding, "mesh", None), "axis_types", ())
+    if any(axis != jax.sharding.AxisType.Auto for axis in axes):
+        raise ValueError(
+            "sharding: expected a mesh of automatic axes, Mesh(jax.devices(), ('data',)), got one of "
+            "explicit axes, which jax.make_mesh makes."
+        )
+
+
+def check_optimizers(ratio_optimizer: Any, posterior_optimizer: Any, local: Any) -> None:
+    """Refuse optimizers that are none, and parts of q without one.
+
+    Examples
+    --------
+    >>> check_optimizers(1e-3, None, None)
+    Traceback (most recent call last):
+    TypeError: ratio_optimizer: expected an optax transformation, such as optax.adam(1e-3), got float.
+    """
+    given = {"ratio_optimizer": [ratio_optimizer], "posterior_optimizer": [posterior_optimizer]}
+    if isinstance(posterior_optimizer, dict):
+        parts = ["beta"] if local is None else ["beta", "z"]
+        if sorted(posterior_optimizer) != parts:
+            raise ValueError(
+                f"posterior_optimizer: expected parts {parts}, got {sorted(posterior_optimizer)}."
+            )
+        given["posterior_optimizer"] = posterior_optimizer.values()
+    for name, optimizers in given.items():
+        for optimizer in optimizers:
+            if not isinstance(optimizer, optax.GradientTransformation):
+                raise TypeError(
+                    f"{name}: expected an optax transformation, such as optax.adam(1e-3), "
+                    f"got {type(optimizer).__name__}."
+                )
+
+
+def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_samples) -> None:
+    """Refuse sizes out of range.
+
+    Examples
+    --------
+    >>> check_sizes(width=0, ratio_batch=8, ratio_steps=1, batch_size=None, posterior_samples=1)
+    Traceback (most recent call last):
+    ValueError: width: expected a positive number, got 0.
+    """
+    if not width > 0:
+        raise ValueError(f"width: expected a positive number, got {width}.")
+    check_counts(ratio_steps=ratio_steps, posterior_samples=posterior_samples)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
+    if not isinstance(ratio_batch, int | np.integer) or ratio_batch < 2 or ratio_batch % 2:
+        raise ValueError(f"ratio_batch: expected an even positive integer, got {ratio_batch!r}.")
