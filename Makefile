@@ -23,7 +23,7 @@ $(ready): pyproject.toml constraints.txt
 	@echo "Setting up .venv: 1.6 GB on disk, a minute or two"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@$(get_uv)
-	@$(bin)/uv pip install --python $(bin)/python --compile-bytecode -c constraints.txt -e . --group dev 2>&1 | grep -v '^ [-+~] '
+	@$(bin)/uv pip install --python $(bin)/python --compile-bytecode -c constraints.txt -e ".[book]" --group dev 2>&1 | grep -v '^ [-+~] '
 	@touch $@
 
 book: $(ready)  ## build the site from the stored outputs, warnings as errors
@@ -52,7 +52,7 @@ library:  ## test the library alone with other versions: make library VERSIONS=n
 	@[[ " newest oldest colab " == *" $(VERSIONS) "* ]] || { echo "VERSIONS: expected newest, oldest or colab, got '$(VERSIONS)'"; exit 1; }
 	@$(get_uv)
 	@$(bin)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(place)
-	@$(bin)/uv pip install --quiet --python $(place) $($(VERSIONS)) -e .
+	@$(bin)/uv pip install --quiet --python $(place) $($(VERSIONS)) -e ".[book]"
 	@$(bin)/uv pip freeze --exclude-editable --python $(place) | tee $(place)/versions.txt
 	@$(bin)/uv pip install --quiet --python $(place) -c $(place)/versions.txt --group test
 	@$(place)/bin/python -m pytest -q -n 2 --durations=10 --doctest-modules himlib $$(grep -LE '^(from|import) notebooks' tests/test_*.py)
@@ -71,7 +71,7 @@ bench: $(ready)  ## measure the speed of himlib
 	@$(bin)/python -m tests.benchmarks
 
 constraints: $(ready)  ## take the newest versions of everything into constraints.txt
-	@$(bin)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --no-header --no-annotate --quiet -o constraints.txt
+	@$(bin)/uv pip compile pyproject.toml --extra book --group dev --universal --python-version 3.11 --upgrade --no-header --no-annotate --quiet -o constraints.txt
 
 repository: $(ready)  ## write the repository's address wherever it is needed: make repository URL=...
 	@$(bin)/python book/notebooks.py repository "$(URL)"

@@ -27,7 +27,7 @@ UV = Path(sys.prefix, "bin", "uv")
 VERSIONS = """import json
 from importlib.metadata import distributions
 print(json.dumps({package.name.lower(): package.version for package in distributions()}))"""
-USE = """import himlib.lfvi, jax
+USE = """import himlib, jax
 from himlib.book.results import load
 from himlib.simulators.conjugate import ConjugateGaussian
 scale = ConjugateGaussian().posterior(jax.numpy.zeros(3)).scale
@@ -196,9 +196,9 @@ def test_packages(tmp_path):
     library = {
         str(path.relative_to(ROOT))
         for path in notebooks.tracked()
-        if path.is_relative_to(ROOT / "himlib") and path.suffix in (".py", ".json")
+        if path.is_relative_to(ROOT / "himlib") and path.suffix in (".py", ".json", ".typed")
     }
-    assert len([name for name in library if name.endswith(".json")]) >= 3
+    assert len([name for name in library if name.endswith(".json")]) >= 3 and "himlib/py.typed" in library
     for names in (in_wheel, in_archive):
         assert library <= names
         assert not [name for name in names if name.startswith(("tests", "book"))]
@@ -210,8 +210,9 @@ def test_oldest_versions(tmp_path):
     """The library's examples run with the lower bounds of pyproject.toml, and not only with the newest."""
     python = environment(tmp_path / "venv", "pytest", "ipython")
     lowest = ("--resolution", "lowest-direct", "--python", python)
-    call(UV, "pip", "install", "--quiet", *lowest, ROOT)
-    bounds = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    call(UV, "pip", "install", "--quiet", *lowest, f"{ROOT}[book]")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = project["dependencies"] + project["optional-dependencies"]["book"]
     installed = versions(python)
     assert all(installed[name].startswith(bound) for name, bound in (line.split(">=") for line in bounds))
     examples = ("--doctest-modules", "--pyargs", "himlib", "-k", "not datasets")  # which need the data

@@ -45,7 +45,8 @@ def test_versions():
     assert "://" not in TRACKED["constraints.txt"]
     pins = TRACKED["constraints.txt"].splitlines()
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+( ; .+)?", pin)] == []
-    bounds = PROJECT["project"]["dependencies"]
+    project = PROJECT["project"]
+    bounds = project["dependencies"] + project["optional-dependencies"]["book"]
     assert [bound for bound in bounds if not re.fullmatch(r"[\w-]+>=[\d.]+", bound)] == []
 
 
@@ -60,7 +61,8 @@ def test_environment():
     for line in lines["pip"]:
         option, path = line.split()
         assert option in ("-c", "-e")
-        assert (ROOT / path).exists()
+        assert (ROOT / path.removesuffix("[book]")).exists()
+        assert path.endswith("[book]") == (option == "-e")  # Binder runs chapters
 
 
 @pytest.mark.skipif(not shutil.which("jupyter-repo2docker"), reason="repo2docker is not installed")

@@ -83,11 +83,11 @@ def test_versions_are_tried_each_week_and_on_request():
 
 @pytest.mark.parametrize(
     ("versions", "asked"),
-    [("newest", "-e ."), ("oldest", "--resolution lowest-direct -e ."), ("colab", "-r tests/colab.txt -e .")],
+    [("newest", ""), ("oldest", "--resolution lowest-direct "), ("colab", "-r tests/colab.txt ")],
 )
 def test_versions_that_are_asked_for(versions, asked):
     commands = re.sub(" +", " ", make("-n", "library", f"VERSIONS={versions}").stdout)
-    assert f"--python _build/versions/{versions} {asked}\n" in commands
+    assert f'--python _build/versions/{versions} {asked}-e ".[book]"\n' in commands
 
 
 def test_wrong_versions():
@@ -111,7 +111,9 @@ def imported(source: str) -> set[str]:
 
 
 def test_library_is_tested_with_what_its_group_installs():
-    lines = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["test"]
+    project = PROJECT["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["book"]
+    lines += PROJECT["dependency-groups"]["test"]
     packages = [re.match(r"[\w-]+", line)[0] for line in lines]
     known = {NAMES.get(package, package) for package in packages} | {library, "toys", "pandas"}
     assert len(chosen()) > 30
