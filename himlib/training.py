@@ -376,8 +376,8 @@ def fit_seeds(
     keys
         Typed keys, such as ``jax.random.split(jax.random.key(0), 10)``.
     algorithm
-        Pure functions, as :func:`himlib.variational.lfvi` and :func:`himlib.classification.bayesian_classifier`
-        build them.
+        Pure functions, as :func:`himlib.variational.lfvi` and
+        :func:`himlib.classification.bayesian_classifier` build them.
     data
         The observations, the same for all.
     steps

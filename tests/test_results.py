@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from store import store
 
 from himlib.book import results
 
@@ -23,7 +24,7 @@ def test_round_trip(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [str(ROOT / "book/full/example.py"), "--seed", "3"])
     monkeypatch.chdir(ROOT)
     values = {"seed": 3, "error": [0.1, -0.25], "name": "β"}
-    made = results.store("example", values, tmp_path)
+    made = store("example", values, tmp_path)
     assert results.load("example", tmp_path) == {**values, "made": made}
     assert set(made) == MADE
     assert made["command"] == "python book/full/example.py --seed 3"
@@ -33,16 +34,16 @@ def test_round_trip(tmp_path, monkeypatch):
 
 
 def test_a_run_that_goes_on_adds_its_minutes(tmp_path):
-    first = results.store("example", {}, tmp_path)
+    first = store("example", {}, tmp_path)
     earlier = {**first, "minutes": first["minutes"] + 60, "processor_minutes": 30.0, "memory_mb": 10**6}
-    second = results.store("example", {}, tmp_path, earlier=earlier)
+    second = store("example", {}, tmp_path, earlier=earlier)
     assert second["minutes"] >= 60 and second["processor_minutes"] >= 30 and second["memory_mb"] == 10**6
-    assert results.store("example", {}, tmp_path)["memory_mb"] < 10**6
+    assert store("example", {}, tmp_path)["memory_mb"] < 10**6
 
 
 def test_storing_again_replaces(tmp_path):
-    results.store("example", {"error": 1, "old": True}, tmp_path)
-    results.store("example", {"error": 2}, tmp_path)
+    store("example", {"error": 1, "old": True}, tmp_path)
+    store("example", {"error": 2}, tmp_path)
     assert results.load("example", tmp_path)["error"] == 2 and "old" not in results.load("example", tmp_path)
 
 
@@ -52,15 +53,15 @@ def test_storing_again_replaces(tmp_path):
     ids=["nan", "inf", "array", "scalar", "set"],
 )
 def test_what_json_cannot_hold_leaves_the_old_file(tmp_path, value):
-    results.store("example", {"error": 1}, tmp_path)
+    store("example", {"error": 1}, tmp_path)
     with pytest.raises((TypeError, ValueError)):
-        results.store("example", {"error": value}, tmp_path)
+        store("example", {"error": value}, tmp_path)
     assert results.load("example", tmp_path)["error"] == 1
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_an_unknown_name_lists_the_known(tmp_path):
-    results.store("example", {}, tmp_path)
+    store("example", {}, tmp_path)
     with pytest.raises(ValueError, match=re.escape("expected one of ['example'], got 'other'")):
         results.load("other", tmp_path)
 

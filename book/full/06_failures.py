@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import optax
+from store import store
 
 from himlib import (
     ALGORITHM_1,
@@ -33,7 +34,6 @@ from himlib import (
     ratio_network,
     verdict,
 )
-from himlib.book.results import store
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.simulators.linear_regression import LinearRegression
 

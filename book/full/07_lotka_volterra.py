@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from store import store
 
 from himlib import Data, FullRankNormal, HierarchicalImplicitModel, cosine_adam, fit, lfvi, ratio_network
 from himlib.abc import rejection
-from himlib.book.results import load, store
+from himlib.book.results import load
 from himlib.diagnostics import ranks, region_ranks
 from himlib.random import normal
 from himlib.simulators.jump_process import (

@@ -2,7 +2,7 @@
 
 python book/full/08_lotka_volterra_at_scale.py
 
-Goes on from what ``himlib/book/results/08_lotka_volterra_at_scale.json`` holds; delete that file to begin anew.
+Goes on from what ``himlib/book/results/08_lotka_volterra_at_scale.json`` holds; delete it to begin anew.
 Half an hour on two cores that have nothing else to do; less than 1 GB of memory.
 """
 
@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
+from store import store
 
 from himlib import Data, FullRankNormal, cosine_adam, fit, lfvi, ratio_network
-from himlib.book.results import load, store
+from himlib.book.results import load
 from himlib.many_data import solve_score, train_ratio
 from himlib.models import Frame
 from himlib.random import normal

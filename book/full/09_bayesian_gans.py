@@ -30,10 +30,10 @@ import optax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from store import store
 
 from himlib import Data, MeanFieldNormal, PointMass, fit
 from himlib.book.results import load as load_results
-from himlib.book.results import store
 from himlib.classification import Generator, bayesian_classifier, mcnemar, predict, score
 from himlib.datasets import load
 

@@ -14,8 +14,7 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
-
-from himlib.book.results import store
+from store import store
 
 NAME = Path(__file__).stem
 FOLDER = Path(__file__).parent / "_build" / NAME

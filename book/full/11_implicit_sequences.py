@@ -23,10 +23,10 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 from flax import nnx
+from store import store
 
 from himlib import MLP, Data, HierarchicalImplicitModel, pure
 from himlib.adversarial import joint_matching
-from himlib.book.results import store
 from himlib.models import Space
 from himlib.networks import NoisyDense, StochasticCell, straight_through
 from himlib.random import normal

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import neighbors
 import numpy as np
 import numpyro.distributions as dist
+from store import store
 
 from himlib import (
     Data,
@@ -50,7 +51,6 @@ from himlib import (
     ratio_network,
 )
 from himlib.abc import smc, standardize
-from himlib.book.results import store
 from himlib.random import normal
 from himlib.simulators.conjugate import ConjugateGaussian
 from himlib.simulators.jump_process import summary_statistics

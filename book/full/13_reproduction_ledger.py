@@ -4,9 +4,9 @@ python book/full/13_reproduction_ledger.py
 
 Two parts. ``observation``: the paper's Lotka-Volterra setting as far as it is public, with the three ways to
 run ABC on five seeds, and LFVI through nine numbers with both losses on two. It goes on from what
-``himlib/book/results/13_reproduction_ledger.json`` holds; delete that to begin anew. Some ten minutes on one core
-that has nothing else to do; 1 GB of memory. ``pages``: the numbers that the chapters print, read off their
-stored outputs each time.
+``himlib/book/results/13_reproduction_ledger.json`` holds; delete that to begin anew. Some ten minutes on one
+core that has nothing else to do; 1 GB of memory. ``pages``: the numbers that the chapters print, read off
+their stored outputs each time.
 """
 
 import importlib.util
@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import nbformat
 import numpy as np
+from store import store
 
 from himlib import Data
 from himlib.abc import mcmc, rejection, smc
-from himlib.book.results import load, store
+from himlib.book.results import load
 from himlib.simulators.lotka_volterra import TRUE_BETA
 
 NAME = Path(__file__).stem
