@@ -1,7 +1,9 @@
 r"""Joint matching: LFVI with local latents, and global weights learned through what they simulate.
 
 With q(beta) a point, :math:`E_q[r]`, by which :func:`~himlib.variational.lfvi` learns, has no gradient in it
-where neither r nor q(z | x) sees beta, as with a network's thousands of weights.
+where neither r nor q(z | x) sees beta, as with a network's thousands of weights. Without a prior and without
+the penalty the same game is adversarially learned inference, ALI (Dumoulin et al. 2017), and BiGAN (Donahue,
+Kraehenbuehl and Darrell 2017).
 """
 
 from collections.abc import Callable

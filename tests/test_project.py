@@ -6,6 +6,7 @@ import pkgutil
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 
 import notebooks
@@ -20,7 +21,14 @@ PROJECT = tomllib.loads(TRACKED["pyproject.toml"])
 MODULES = {
     name: importlib.import_module(name) for _, name, _ in pkgutil.walk_packages(himlib.__path__, "himlib.")
 }
-PUBLIC = {name: module for name, module in MODULES.items() if getattr(module, "__all__", [])}
+# Each module of these has its own place on the API page; of other rooms the door has it, with their names.
+SHELVES = ("himlib.simulators", "himlib.book")
+PUBLIC = {
+    name: module
+    for name, module in MODULES.items()
+    if name not in SHELVES and name.startswith(SHELVES) + 1 == name.count(".") and hasattr(module, "__all__")
+}
+ROOMS = [name for name in MODULES if hasattr(MODULES[name], "__path__") and name.count(".") == 1]
 # Repositories of others that the book may point to.
 OTHERS = ("github.com/jax-ml/jax", "github.com/google/flax")
 BRITISH = (
@@ -141,7 +149,48 @@ def test_every_reference_is_used():
 
 
 def test_every_module_is_on_the_api_page():
-    assert sorted(re.findall(r"automodule:: ([\w.]+)", TRACKED["book/api.md"])) == sorted(PUBLIC)
+    shown = re.findall(r"automodule:: ([\w.]+)\n   :members:\n", TRACKED["book/api.md"])
+    assert sorted(shown) == sorted(PUBLIC) and TRACKED["book/api.md"].count("automodule") == len(PUBLIC)
+
+
+def test_every_public_name_has_one_place():
+    places = [name for module in PUBLIC.values() for name in module.__all__ if name != "load"]
+    assert len(set(places)) == len(places) > 100
+    objects = [id(getattr(module, name)) for module in PUBLIC.values() for name in module.__all__]
+    assert len(set(objects)) == len(objects)
+    files = {
+        name: module for name, module in MODULES.items() if hasattr(module, "__all__") and name not in SHELVES
+    }
+    assert not [name for name in files if re.search(r"\._", name)], "private, but with public names"
+    assert {name for module in files.values() for name in module.__all__} == set(places) | {"load"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_doors_show_what_is_public_in_their_rooms(room):
+    if room == "himlib.book":
+        assert not hasattr(MODULES[room], "__all__"), "nobody needs matplotlib who does not ask for it"
+        return
+    files = {name.rpartition(".")[2]: MODULES[name] for name in MODULES if name.startswith(f"{room}.")}
+    files = {name: module for name, module in files.items() if name[0] != "_"}
+    if room == "himlib.simulators":
+        assert MODULES[room].__all__ == sorted(files)
+        return
+    assert sorted(MODULES[room].__all__) == sorted(name for file in files.values() for name in file.__all__)
+    assert not set(files) & set(MODULES[room].__all__), "the name would hide the file"
+
+
+def test_everyday_names():
+    shown = re.findall(r"`hl\.(\w+) <([\w.]+)>`", TRACKED["book/api.md"])
+    assert sorted(name for name, _ in shown) == sorted(himlib.__all__)
+    for name, place in shown:
+        module, _, last = place.rpartition(".")
+        if last != "simulators":
+            assert getattr(himlib, name) is getattr(sys.modules[module], last), name
+    modules = {name.partition(".")[2] for name in MODULES}
+    rooms = {name.partition(".")[2] for name in ROOMS}
+    assert set(himlib.__all__) & modules == rooms - {"book"}, (
+        "no function hides a file, and no room is missing"
+    )
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -1,9 +1,4 @@
-r"""Classification by implicit models: the Bayesian GAN, and the Bayesian neural network beside it.
-
-Labels come from a network with random weights, :class:`~himlib.classification.Generator`. The objective
-(Tran, Ranganath and Blei 2017, equation 7) sees the weights through the ratio alone, never through a
-simulated label: labels stay hard, and nothing has to be relaxed.
-"""
+"""The Bayesian GAN on labels, and the Bayesian neural network beside it."""
 
 from typing import Any
 

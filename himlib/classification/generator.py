@@ -1,11 +1,4 @@
-r"""A network that makes labels of features and noise, and what it predicts.
-
-.. math:: x_n = \operatorname{argmax}_k \, g_k(c_n, \epsilon_n \mid \beta), \qquad
-          \epsilon_n \sim N(0, I), \quad \beta_i \sim N(0, 1)
-
-(Tran, Ranganath and Blei 2017, equation 10). In the library's notation the label is the datum x, its
-features are the covariate c, and the weights of the network are the globals :math:`\beta`.
-"""
+"""A network that makes labels of features and noise, and what it predicts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,17 +1,4 @@
-r"""Ratios for labels: log Pr(label) of an implicit classifier, read off the logits at a few fixed noises.
-
-The weights of a network are too many for a ratio to take as inputs. What a label depends on is less: the
-logits that the weights :math:`\beta` give at features c as the noise varies. A ratio here sees the *margins*
-at A fixed noises :math:`\epsilon_1, \dots, \epsilon_A`, the anchors,
-
-.. math:: m_{ay} = g_y(c, \epsilon_a \mid \beta) - \log \sum_{k \ne y} e^{g_k(c, \epsilon_a \mid \beta)},
-
-and gives, for each of the K labels y,
-
-.. math:: r(y, c, \beta) \approx \log \frac{\Pr(\text{label} = y \mid c, \beta)}{1 / K},
-
-whatever the size of the network. It treats all labels alike.
-"""
+"""Ratios for labels: log Pr(label) of an implicit classifier, read off the logits at a few fixed noises."""
 
 from collections.abc import Sequence
 from functools import partial

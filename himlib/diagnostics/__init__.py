@@ -1,9 +1,15 @@
-"""Whether to believe an answer.
+r"""Whether to believe an answer.
 
-What is wrong with a finished run? :func:`verdict` asks, first of all. Is r right where q looks, and with it
-q? :func:`ratio_calibration`, :func:`score_test`. Does q agree with a sample of the exact posterior?
-:func:`c2st`. Do the data look as q expects? :func:`posterior_predictive`. Is a method calibrated over many
-data sets? :func:`replicate` makes the ranks that :func:`rank_test` and :func:`coverage` read.
+* What is wrong with a finished run? :func:`verdict` asks, first of all.
+* Is r right where q looks, and with it q? :func:`ratio_calibration`, :func:`score_test`.
+* Does q agree with a sample of the exact posterior? :func:`c2st`, :func:`sliced_wasserstein`.
+* Do the data look as q expects? :func:`posterior_predictive`.
+* Is a method calibrated over many data sets? :func:`replicate` simulates them, :func:`ranks` says where each
+  truth falls, and :func:`rank_test` and :func:`coverage` read that.
+
+If :math:`\beta \sim p(\beta)`, :math:`x \sim p(x \mid \beta)`, and L draws come from the exact
+:math:`p(\beta \mid x)`, then truth and draws are exchangeable, and the rank of the truth among the draws
+is uniform on 0, ..., L (Cook, Gelman and Rubin 2006; Talts et al. 2018).
 """
 
 from himlib.diagnostics.log_ratio import (

@@ -1,10 +1,4 @@
-r"""Is a posterior calibrated? Simulate truths and data, infer, and see where each truth falls.
-
-If :math:`\beta \sim p(\beta)`, :math:`x \sim p(x \mid \beta)`, and L draws come from the exact
-:math:`p(\beta \mid x)`, then truth and draws are exchangeable, and the rank of the truth among the draws
-is uniform on 0, ..., L (Cook, Gelman and Rubin 2006; Talts et al. 2018). Here the ranks are made;
-:mod:`himlib.diagnostics` reads them.
-"""
+"""Simulation-based calibration: simulate truths and data, infer, and see where each truth falls."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,4 @@
-r"""Reading ranks that should be uniform on 0, ..., L: histograms, a test with a band, coverage.
-
-They come from :func:`himlib.diagnostics.ranks` and :func:`himlib.diagnostics.region_ranks`.
-"""
+"""Reading ranks that should be uniform on 0, ..., L: histograms, a test with a band, coverage."""
 
 from collections.abc import Sequence
 from functools import lru_cache
