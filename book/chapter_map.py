@@ -59,27 +59,30 @@ def lines(needs: dict[str, list[str]]) -> list[tuple[str, str]]:
     ]
 
 
-def svg() -> str:
-    book = chapters()
-    needs = {name: needed for name, (_, _, needed) in book.items()}
+def draw(rows: dict[str, tuple], needs: dict[str, list[str]], title: str, text: str) -> str:
+    """Draw names below each other, and lines from each to what it needs.
+
+    A row is its part, its lines, a color, where it leads to, if anywhere, and a short name.
+    """
     places, body, y, last = {}, [], 4, None
-    for name, (part, title, _) in book.items():
+    for name, (part, words, color, address, short) in rows.items():
         if part != last:
             body.append(
                 f'<text class="part" x="{TITLES}" y="{y + 18}">{html.escape(part)}</text>'
             )
             y, last = y + ROW, part
-        text = [html.escape(line) for line in textwrap.wrap(f"{int(name[:2])} {title}", 44)]
         places[name] = middle = y + 9
-        y += ROW + 15 * (len(text) - 1)
-        color = COLORS[part.split(":")[0]]
+        y += ROW + 15 * (len(words) - 1)
+        opening, closing = f'<g id="map-{short}">', "</g>"
+        if address:
+            opening, closing = f'<a id="map-{short}" href="{address}">', "</a>"
         body += [
-            f'<a id="map-{name[:2]}" href="{name}.html">',
+            opening,
             f'<circle cx="{LINE}" cy="{middle}" r="6" fill="{color}"/>',
             f'<text x="{TITLES}" y="{middle + 5}">'
-            + f'<tspan x="{TITLES}" dy="15">'.join(text)
-            + "</tspan>" * (len(text) - 1)
-            + "</text></a>",
+            + f'<tspan x="{TITLES}" dy="15">'.join(map(html.escape, words))
+            + "</tspan>" * (len(words) - 1)
+            + f"</text>{closing}",
         ]
     arcs, style = [], STYLE
     for need, name in lines(needs):
@@ -90,32 +93,49 @@ def svg() -> str:
             else LINE
         )
         curve = f"M{LINE} {above}C{side:g} {above} {side:g} {below} {LINE} {below}"
-        arcs.append(f'<path class="to-{name[:2]}" d="{curve}"/>')
-    for name in book:  # a chapter that is pointed at lights up all that leads to it
+        arcs.append(f'<path class="to-{rows[name][-1]}" d="{curve}"/>')
+    for name, (
+        *_,
+        short,
+    ) in rows.items():  # what is pointed at lights up all that leads to it
         way = ", ".join(
-            f".to-{other[:2]}" for other in sorted({name, *ancestors(needs, name)})
+            f".to-{rows[other][-1]}" for other in sorted({name, *ancestors(needs, name)})
         )
-        style += (
-            f".map:has(#map-{name[:2]}:is(:hover, :focus-visible)) :is({way}) {{ {LIT} }}\n"
-        )
-    description = " ".join(
-        f"{book[name][1]} needs {' and '.join(book[need][1] for need in needed)}."
-        for name, needed in needs.items()
-        if needed
-    )
+        style += f".map:has(#map-{short}:is(:hover, :focus-visible)) :is({way}) {{ {LIT} }}\n"
     return "\n".join(
         [
             '<svg class="map" xmlns="http://www.w3.org/2000/svg" '
             f'viewBox="0 0 {WIDTH} {y}" role="group" '
             'aria-labelledby="map-title map-text">',
-            '<title id="map-title">The chapters and what each builds on</title>',
-            f'<desc id="map-text">{html.escape(description)}</desc>',
+            f'<title id="map-title">{title}</title>',
+            f'<desc id="map-text">{html.escape(text)}</desc>',
             f"<style>{style}</style>",
             *arcs,
             *body,
             "</svg>\n",
         ]
     )
+
+
+def svg() -> str:
+    book = chapters()
+    rows = {
+        name: (
+            part,
+            textwrap.wrap(f"{int(name[:2])} {title}", 44),
+            COLORS[part.split(":")[0]],
+            f"{name}.html",
+            name[:2],
+        )
+        for name, (part, title, _) in book.items()
+    }
+    needs = {name: needed for name, (_, _, needed) in book.items()}
+    text = " ".join(
+        f"{book[name][1]} needs {' and '.join(book[need][1] for need in needed)}."
+        for name, needed in needs.items()
+        if needed
+    )
+    return draw(rows, needs, "The chapters and what each builds on", text)
 
 
 if __name__ == "__main__":
