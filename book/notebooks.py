@@ -277,7 +277,7 @@ def full() -> None:
 def new(name: str) -> None:
     path = BOOK / f"{name}.ipynb"
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name) or path.exists():
-        sys.exit(f"{name}: expected an unused name such as 14_some_topic")
+        sys.exit(f"{name}: expected an unused name such as 19_some_topic")
     text = (BOOK / "template.ipynb").read_text().replace("-00-", f"-{name[:2]}-")
     notebook = nbformat.reads(text, as_version=4)
     notebook.metadata["himlib"]["title"] = name[3:].replace("_", " ").capitalize()

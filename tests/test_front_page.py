@@ -17,12 +17,12 @@ def test_map_is_that_of_the_headers():
 
 
 def test_map_notices_a_header(monkeypatch):
-    header = notebooks.read(BOOK / "06_failures.ipynb")
+    header = notebooks.read(BOOK / "07_failures.ipynb")
     header.metadata["himlib"]["prerequisites"] = ["04_density_ratios"]
     monkeypatch.setattr(
         chapter_map,
         "read",
-        lambda path: header if path.stem == "06_failures" else notebooks.read(path),
+        lambda path: header if path.stem == "07_failures" else notebooks.read(path),
     )
     changed = chapter_map.svg()
     assert "How LFVI fails, and how to tell needs Density-ratio tricks." in changed

@@ -31,7 +31,7 @@ USE = """import himlib, jax
 from himlib.book.results import load
 from himlib.simulators.conjugate import ConjugateGaussian
 scale = ConjugateGaussian().posterior(jax.numpy.zeros(3)).scale
-print(scale, bool(load("07_lotka_volterra")), himlib.__file__)"""
+print(scale, bool(load("09_lotka_volterra")), himlib.__file__)"""
 
 
 def call(*command, **options) -> str:

@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 from himlib.book import results
 from himlib.simulators.lotka_volterra import TRUE_BETA
 
-NAME = "13_reproduction_ledger"
+NAME = "18_reproduction_ledger"
 STORED = results.load(NAME)
 VERDICTS = {"reproduced", "not reproduced", "contradicted", "cannot be tested"}
 GROUPS = "MLPNTBFDQO"
@@ -23,7 +23,7 @@ GROUPS = "MLPNTBFDQO"
 
 @cache
 def script():
-    spec = importlib.util.spec_from_file_location("full_13", BOOK / "full" / f"{NAME}.py")
+    spec = importlib.util.spec_from_file_location("full_18", BOOK / "full" / f"{NAME}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -84,7 +84,7 @@ def typed_verdicts(text):
 
 
 def test_the_pages_still_say_what_is_stored():
-    """If this fails, a chapter changed: python book/full/13_reproduction_ledger.py, then run the notebook."""
+    """If this fails, a chapter changed: python book/full/18_reproduction_ledger.py, then run the notebook."""
     now = script().pages()
     assert {name: value for name, value in now.items() if value != STORED["pages"].get(name)} == {}
     assert set(STORED["pages"]) == set(now)
@@ -138,12 +138,12 @@ def numbers_of_the_paper(name):
 
 def test_the_papers_numbers_are_those_of_the_other_chapters():
     ours = numbers_of_the_paper(NAME)
-    table = numbers_of_the_paper("09_bayesian_gans")
+    table = numbers_of_the_paper("13_bayesian_gans")
     assert len(table) == 4 and all(ours[data] == column for data, column in table.items())
-    one = numbers_of_the_paper("07_lotka_volterra")
+    one = numbers_of_the_paper("09_lotka_volterra")
     for method in ("rejection ABC", "MCMC-ABC", "SMC-ABC", "LFVI, log loss", "LFVI, hinge loss"):
         assert ours[method] == one[f"{method}, paper"]
-    many = numbers_of_the_paper("08_lotka_volterra_at_scale")
+    many = numbers_of_the_paper("11_lotka_volterra_at_scale")
     for loss in ("log loss", "hinge loss"):
         assert ours[loss] == many[loss, 100_000][1:]
 
@@ -152,12 +152,12 @@ def test_the_papers_numbers_are_those_of_the_other_chapters():
 
 
 def test_a_link_to_nowhere_is_found():
-    good = "[chapter 8](08_lotka_volterra_at_scale.ipynb#fig-08-paper)"
-    assert lost(good + "[here](08_lotka_volterra_at_scale.ipynb#fig-08-papers)") == [
-        "08_lotka_volterra_at_scale#fig-08-papers"
+    good = "[chapter 11](11_lotka_volterra_at_scale.ipynb#fig-11-paper)"
+    assert lost(good + "[here](11_lotka_volterra_at_scale.ipynb#fig-11-papers)") == [
+        "11_lotka_volterra_at_scale#fig-11-papers"
     ]
-    for place in ("equation-eq-08-centered", "thm-08-centered", "what-it-costs", "ex-08-flat"):
-        assert place in places("08_lotka_volterra_at_scale")
+    for place in ("equation-eq-11-centered", "thm-11-centered", "what-it-costs", "ex-11-flat"):
+        assert place in places("11_lotka_volterra_at_scale")
 
 
 def test_a_typed_verdict_is_found():
@@ -167,12 +167,12 @@ def test_a_typed_verdict_is_found():
 
 
 def test_a_page_without_the_number_is_found():
-    with pytest.raises(ValueError, match=r"08_.*no line like 'seventeen #' in the output with 'grid of'"):
-        script().read("08", "grid of", "seventeen #")
+    with pytest.raises(ValueError, match=r"11_.*no line like 'seventeen #' in the output with 'grid of'"):
+        script().read("11", "grid of", "seventeen #")
 
 
 def test_numbers_are_read_as_they_stand():
-    assert script().read("08", "grid of", "grid of 5 x 5 nodes: # #") == [[0.06, 1.8]]
+    assert script().read("11", "grid of", "grid of 5 x 5 nodes: # #") == [[0.06, 1.8]]
     assert script().read("03", "by quadrature 1 in", "6 data: accepted 1 in #;") == [[14368.0]]
 
 
@@ -185,9 +185,9 @@ def test_a_summary_of_draws():
     np.testing.assert_allclose(found["sd"], draws.std(0, ddof=1), atol=1e-3)
 
 
-def test_the_repeated_setting_agrees_with_chapter_7():
+def test_the_repeated_setting_agrees_with_chapter_9():
     """The same seed, simulator, statistics and tolerance: the same draws."""
-    theirs, ours = results.load("07_lotka_volterra")["pieces"], STORED["observation"]
+    theirs, ours = results.load("09_lotka_volterra")["pieces"], STORED["observation"]
     assert ours["abc 1"]["rejection"]["accepted"] == theirs["observation_abc"]["accepted"]
     np.testing.assert_allclose(
         ours["abc 1"]["rejection"]["mean"], theirs["observation_abc"]["mean"], atol=1e-3

@@ -26,7 +26,7 @@ def test_chapter(path):
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_chapter_keeps_to_its_budget(path):
     header = notebooks.read(path).metadata["himlib"]
-    experiment = "07" <= path.stem[:2] <= "11"
+    experiment = "09" <= path.stem[:2] <= "16"
     assert header["minutes_to_run"]["cpu"] <= (5 if experiment else 3)
     assert header["memory_mb"] <= 2_000
 
@@ -154,15 +154,15 @@ def test_run_executes_only_what_changed(tmp_path, monkeypatch):
 def test_new_chapter(tmp_path, monkeypatch):
     shutil.copy(notebooks.BOOK / "template.ipynb", tmp_path)
     (tmp_path / "04_density_ratios.md").write_text("# Density-ratio tricks (planned)")
-    (tmp_path / "14_new_topic.md").write_text("# A new topic (planned)")
+    (tmp_path / "19_new_topic.md").write_text("# A new topic (planned)")
     monkeypatch.setattr(notebooks, "BOOK", tmp_path)
-    notebooks.new("14_new_topic")
-    notebook = notebooks.read(tmp_path / "14_new_topic.ipynb")
+    notebooks.new("19_new_topic")
+    notebook = notebooks.read(tmp_path / "19_new_topic.ipynb")
     assert notebooks.problems(notebook, URL) == []
     assert notebook.cells[0].source.startswith("# New topic\n")
-    assert "thm-14-error" in cell(notebook, "result").source
-    assert not (tmp_path / "14_new_topic.md").exists()
-    for taken_or_malformed in ("14_new_topic", "new_topic", "15-topic"):
+    assert "thm-19-error" in cell(notebook, "result").source
+    assert not (tmp_path / "19_new_topic.md").exists()
+    for taken_or_malformed in ("19_new_topic", "new_topic", "20-topic"):
         with pytest.raises(SystemExit, match="expected an unused name"):
             notebooks.new(taken_or_malformed)
 

@@ -29,7 +29,7 @@ def record(simulator, seed):
 
 
 def recipe(simulator, hidden):
-    """Chapter 7's: transitions as data, residuals from the noise-free run, two rounds of them."""
+    """Chapter 9's: transitions as data, residuals from the noise-free run, two rounds of them."""
     scale = math.sqrt(simulator.noise_variance * simulator.interval)
 
     def features(x, z, beta, covariate, center):

@@ -54,7 +54,7 @@ def test_chapter(copy):
     new, listed, execute = blocks("Add a chapter")
     run(copy, new)
     insert(copy / "book/_toc.yml", "  - caption: Course", listed)
-    path = copy / "book/14_event_counts.ipynb"
+    path = copy / "book/19_event_counts.ipynb"
     notebook = notebooks.read(path)
     run_cell = next(cell for cell in notebook.cells if cell.id == "run")
     run_cell.source = run_cell.source.replace("jax.random.key(0)", "jax.random.key(7)")
@@ -62,7 +62,7 @@ def test_chapter(copy):
     nbformat.write(notebook, path)
     assert "up to date" in run(copy, execute)
     assert notebooks.read(path).metadata["himlib"]["executed"] == notebooks.digest(notebook)
-    assert "14 Event counts" in (copy / "book/figures/chapter_map.svg").read_text()  # it is listed
+    assert "19 Event counts" in (copy / "book/figures/chapter_map.svg").read_text()  # it is listed
 
 
 def test_diff(copy):

@@ -16,10 +16,10 @@ from himlib.diagnostics import coverage, rank_test
 from himlib.simulators.lotka_volterra import TRUE_BETA
 
 SCRIPTS = Path(__file__).parents[1] / "book" / "full"
-STORED = results.load("08_lotka_volterra_at_scale")["pieces"]
+STORED = results.load("11_lotka_volterra_at_scale")["pieces"]
 RUNS = {name: piece for name, piece in STORED.items() if name.startswith("N=")}
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-ONE = results.load("07_lotka_volterra")
+ONE = results.load("09_lotka_volterra")
 DRAWS = 999
 
 
@@ -41,7 +41,7 @@ def of(size, field):
 
 def test_sick_and_healthy_runs():
     """All kinds, under the names that the script has, twenty seeds each; and one sick run is silent."""
-    stored, kinds = results.load("06_failures"), script("06_failures").KINDS
+    stored, kinds = results.load("07_failures"), script("07_failures").KINDS
     assert stored["seeds"] == list(range(2000, 2020))
     assert {name: kind["names"] for name, kind in stored["kinds"].items()} == {
         name: list(kind.names) for name, kind in kinds.items()
@@ -60,9 +60,9 @@ def test_sick_and_healthy_runs():
 
 @pytest.mark.parametrize("name", ["one atom as reference", "20 data"])
 def test_a_seed_of_the_table_is_found_again(name, monkeypatch):
-    script06 = script("06_failures")
-    monkeypatch.setattr(script06, "SEEDS", range(2000, 2001))
-    row, stored = script06.run(name)["rows"][0], results.load("06_failures")["kinds"][name]
+    script07 = script("07_failures")
+    monkeypatch.setattr(script07, "SEEDS", range(2000, 2001))
+    row, stored = script07.run(name)["rows"][0], results.load("07_failures")["kinds"][name]
     assert row["found"] == stored["found"][0].split()
     assert abs(row["error"] - stored["error"][0]) < 0.02 and abs(row["sd"] / stored["sd"][0] - 1) < 0.02
 
@@ -122,7 +122,7 @@ def test_runs_agree_with_themselves(name):
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_exact_posterior_is_found_again(seed):
     """The judge of the stored runs, recomputed from the seed: the data and the code are those of then."""
-    module = script("08_lotka_volterra_at_scale")
+    module = script("11_lotka_volterra_at_scale")
     mean, sd = module.exact_posterior(module.chunks_of(seed), 1, 2)
     piece = RUNS[f"N=1000 seed={seed}"]
     np.testing.assert_allclose(sd, piece["exact_sd"], rtol=2e-3)
@@ -195,7 +195,7 @@ def test_the_published_observation(name):
 
 def test_data_sets_of_the_jump_process_are_drawn_again():
     """The truths that the ranks are of: from the seed, in whole animals, none given up and no plague."""
-    module = script("07_lotka_volterra")
+    module = script("09_lotka_volterra")
     assert ONE["seed"] == module.SEED
     betas, series = module.data_sets()
     assert betas.shape == (100, 4) and series.shape == (100, 150, 2)
@@ -209,9 +209,9 @@ def test_data_sets_of_the_jump_process_are_drawn_again():
 # Bayesian GANs.
 
 
-TABLE = results.load("09_bayesian_gans")
+TABLE = results.load("13_bayesian_gans")
 TESTED = {(row["data"], row["method"]): row for row in TABLE["rows"]}
-classification = cache(lambda: script("09_bayesian_gans"))
+classification = cache(lambda: script("13_bayesian_gans"))
 
 
 def mean(data, method, field="error"):
@@ -233,8 +233,8 @@ def test_rows_of_labels(key):
 
 def test_every_row_of_labels_is_there_and_small():
     assert list(TESTED) == list(classification().SETTINGS)
-    assert (results.FOLDER / "09_bayesian_gans.json").stat().st_size < 200_000
-    assert TABLE["made"]["command"] == "python book/full/09_bayesian_gans.py"  # no path of any machine
+    assert (results.FOLDER / "13_bayesian_gans.json").stat().st_size < 200_000
+    assert TABLE["made"]["command"] == "python book/full/13_bayesian_gans.py"  # no path of any machine
 
 
 def test_errors_of_labels_meet_their_bars():
@@ -306,10 +306,10 @@ def test_data_sets_of_labels_are_those_of_the_library():
 # Deep implicit models, and sequences.
 
 
-NOISES = results.load("10_deep_implicit_models")
-SENTENCES = results.load("11_implicit_sequences")
-networks = cache(lambda: script("10_deep_implicit_models"))
-sequences = cache(lambda: script("11_implicit_sequences"))
+NOISES = results.load("14_deep_implicit_models")
+SENTENCES = results.load("15_implicit_sequences")
+networks = cache(lambda: script("14_deep_implicit_models"))
+sequences = cache(lambda: script("15_implicit_sequences"))
 
 
 def test_posteriors_of_noises():
@@ -373,14 +373,14 @@ def test_true_strings_are_drawn_again():
     np.testing.assert_allclose(found, SENTENCES["true strings"], atol=1e-4)
 
 
-# The neighbors of chapter 12.
-NEIGHBORS = results.load("12_simulation_based_inference")["runs"]
+# The neighbors of chapter 17.
+NEIGHBORS = results.load("17_simulation_based_inference")["runs"]
 
 
 @pytest.fixture
 def neighbors(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)  # as when the script is run: it imports a module beside it
-    return script("12_simulation_based_inference")
+    return script("17_simulation_based_inference")
 
 
 def test_neighbors_are_those_of_the_script(neighbors):

@@ -1,4 +1,4 @@
-"""Let a link lead to any labeled place of another page: [text](07_lotka_volterra.ipynb#fig-07-series).
+"""Let a link lead to any labeled place of another page: [text](09_lotka_volterra.ipynb#fig-09-series).
 
 In Jupyter such a link opens the chapter, on the site it goes to the place. MyST by itself knows
 headings only; a link to a place that does not exist stays a warning, hence an error.

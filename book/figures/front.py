@@ -1,7 +1,7 @@
 """Draw the picture of the front page, front.png: python book/figures/front.py (a minute or two).
 
 A simulator throws a dart z and tells only x, how far from the center it landed, give or take a little. Where
-was the dart? LFVI learns it from throws alone; its settings are those of chapter 5.
+was the dart? LFVI learns it from throws alone; its settings are those of chapter 6.
 """
 
 import hashlib

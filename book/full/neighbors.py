@@ -1,4 +1,4 @@
-"""Other people's software for 12_simulation_based_inference.py: arrays in, draws out.
+"""Other people's software for 17_simulation_based_inference.py: arrays in, draws out.
 
 There is nothing to run here. sbi and sbijax are imported where they are called, since each lives in an
 environment of its own, which the script's first lines make.

@@ -31,7 +31,7 @@ def store(
     Parameters
     ----------
     name
-        Name of the result, after its chapter: ``08_lotka_volterra_at_scale``.
+        Name of the result, after its chapter: ``11_lotka_volterra_at_scale``.
     values
         What JSON can hold; arrays are to be lists.
     folder

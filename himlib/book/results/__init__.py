@@ -29,10 +29,10 @@ def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 
     Examples
     --------
-    >>> load("08_lotka_volterra", Path("nowhere"))
+    >>> load("11_lotka_volterra", Path("nowhere"))
     Traceback (most recent call last):
         ...
-    ValueError: name: expected one of [], got '08_lotka_volterra'.
+    ValueError: name: expected one of [], got '11_lotka_volterra'.
     """
     names = sorted(path.stem for path in folder.glob("*.json"))
     if name not in names:

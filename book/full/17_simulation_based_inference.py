@@ -1,16 +1,16 @@
-"""The stored results of chapter 12: LFVI, its neighbors in sbi and sbijax, and NUTS, on two simulators.
+"""The stored results of chapter 17: LFVI, its neighbors in sbi and sbijax, and NUTS, on two simulators.
 
 Neither package is part of the book's environment. Make one for each, and run the script in both:
 
 python3.11 -m venv book/full/_build/sbi
 book/full/_build/sbi/bin/pip install . sbi==0.27.0 torch==2.13.0 -c constraints.txt
-book/full/_build/sbi/bin/python book/full/12_simulation_based_inference.py
+book/full/_build/sbi/bin/python book/full/17_simulation_based_inference.py
 
 python3.12 -m venv book/full/_build/sbijax
 book/full/_build/sbijax/bin/pip install . sbijax==0.4.2.post1
-book/full/_build/sbijax/bin/python book/full/12_simulation_based_inference.py
+book/full/_build/sbijax/bin/python book/full/17_simulation_based_inference.py
 
-Goes on from the pieces in ``book/full/_build/12``, one for each simulator, method, package, training and
+Goes on from the pieces in ``book/full/_build/17``, one for each simulator, method, package, training and
 seed, makes those whose package is here, and stores all. Each has its own date, versions and seconds of
 process time; "made" tells of the last call alone. A torch for CPUs and one core are enough.
 """
@@ -57,7 +57,7 @@ from himlib.simulators.jump_process import summary_statistics
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
 
 NAME = Path(__file__).stem
-FOLDER = Path(__file__).parent / "_build" / "12"
+FOLDER = Path(__file__).parent / "_build" / "17"
 SEEDS = range(5)  # of the data
 RESULTS = Path(__file__).parents[2] / "himlib" / "results"  # not those of the himlib that was installed
 DRAWS = 400  # kept of each posterior
@@ -73,7 +73,7 @@ gaussian, ecology = ConjugateGaussian(), LotkaVolterra()
 
 @cache
 def gaussian_data(seed):
-    """The data of chapter 5."""
+    """The data of chapter 6."""
 
     def simulate(key, beta):
         k_z, k_x = jax.random.split(key)
@@ -86,7 +86,7 @@ def gaussian_data(seed):
 
 @cache
 def series_data(seed):
-    """The data of chapter 7."""
+    """The data of chapter 9."""
     return ecology.simulate_series(jax.random.key(seed), jnp.array(TRUE_BETA), INITIAL, 150)
 
 
@@ -183,7 +183,7 @@ def run_nuts(task, method, look, package, training, seed):
 
 @cache
 def lfvi_of(task):
-    """The settings of chapters 5 and 7, steps and rounds."""
+    """The settings of chapters 6 and 9, steps and rounds."""
     if task == "gaussian":
         algorithm = lfvi(
             gaussian.model,
@@ -346,7 +346,7 @@ def encode(draws, center, scale):
 
 @cache
 def reference(task, seed):
-    """Mean and sd of the exact posterior, or of Laplace's approximation, which chapter 7 confirms."""
+    """Mean and sd of the exact posterior, or of Laplace's approximation, which chapter 9 confirms."""
     if task == "gaussian":
         exact = gaussian.posterior(gaussian_data(seed))
         return np.array([exact.mean]), np.array([exact.scale])

@@ -1,6 +1,6 @@
-"""The stored results of chapter 11: an implicit recurrent network by five games, five seeds each.
+"""The stored results of chapter 15: an implicit recurrent network by five games, five seeds each.
 
-python book/full/11_implicit_sequences.py [GAME ...]
+python book/full/15_implicit_sequences.py [GAME ...]
 
 Plays the games named, or all of them, and keeps a piece of each in ``book/full/_build``; what is there is not
 played again. When all are there, it stores them. Thirteen minutes of one quiet core, 1 GB

@@ -1,6 +1,6 @@
-"""The stored results of chapter 6: what `fit` and `verdict` say of sick and of healthy runs, 20 seeds each.
+"""The stored results of chapter 7: what `fit` and `verdict` say of sick and of healthy runs, 20 seeds each.
 
-python book/full/06_failures.py [part of a kind's name ...]
+python book/full/07_failures.py [part of a kind's name ...]
 
 Each kind is a model, data simulated anew for each seed, and settings; and, for a sick one, the names by
 which it may be called. They were written down before the seeds were run. Each kind is a piece of its own in

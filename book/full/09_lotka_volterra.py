@@ -1,8 +1,8 @@
-"""The stored results of chapter 7: inference for the jump process, and whether it is calibrated.
+"""The stored results of chapter 9: inference for the jump process, and whether it is calibrated.
 
-python book/full/07_lotka_volterra.py
+python book/full/09_lotka_volterra.py
 
-Goes on from what ``himlib/book/results/07_lotka_volterra.json`` holds; delete it to begin anew. A quarter of
+Goes on from what ``himlib/book/results/09_lotka_volterra.json`` holds; delete it to begin anew. A quarter of
 an hour on one core that has nothing else to do; about 1 GB of memory.
 """
 

@@ -1,10 +1,10 @@
-"""What the ledger of chapter 13 needs beside the stored results of the other chapters.
+"""What the ledger of chapter 18 needs beside the stored results of the other chapters.
 
-python book/full/13_reproduction_ledger.py
+python book/full/18_reproduction_ledger.py
 
 Two parts. ``observation``: the paper's Lotka-Volterra setting as far as it is public, with the three ways to
 run ABC on five seeds, and LFVI through nine numbers with both losses on two. It goes on from what
-``himlib/book/results/13_reproduction_ledger.json`` holds; delete that to begin anew. Some ten minutes on one
+``himlib/book/results/18_reproduction_ledger.json`` holds; delete that to begin anew. Some ten minutes on one
 core that has nothing else to do; 1 GB of memory. ``pages``: the numbers that the chapters print, read off
 their stored outputs each time.
 """
@@ -43,46 +43,46 @@ PAGES = {
     "all_data": ("03", "by quadrature 1 in", "# data: accepted 1 in #;"),
     "abc_tight": ("03", "rejection accepts", "tolerance 0.02: sd # and #, rejection accepts #%"),
     "chasm": ("04", "best accuracy", "# | # | # | # | #"),
-    "splits": ("05", "standard deviation of", "f(ab) - f(a) - f(b) has a standard deviation of #"),
-    "losses": ("05", "away from log p/q", "loss: r is # away from log p/q on average, # at most"),
-    "gradient": ("05", "estimate", ": # ± # #"),
-    "printed": ("05", "Algorithm 1, as printed", "Algorithm 1, as printed | # to # | # to # | # to #"),
-    "ours": ("05", "Algorithm 1, as printed", "ours | # to # | # to # | # to #"),
-    "implicit": ("05", "the floors", "implicit q: median # floors, worst # floors"),
-    "normal": ("05", "the floors", "normal q: median # floors, worst # floors"),
-    "healthy": ("06", "healthy |", "healthy | mean off by #, at worst # | sd ratio #, from # to #"),
+    "splits": ("06", "standard deviation of", "f(ab) - f(a) - f(b) has a standard deviation of #"),
+    "losses": ("06", "away from log p/q", "loss: r is # away from log p/q on average, # at most"),
+    "gradient": ("06", "estimate", ": # ± # #"),
+    "printed": ("06", "Algorithm 1, as printed", "Algorithm 1, as printed | # to # | # to # | # to #"),
+    "ours": ("06", "Algorithm 1, as printed", "ours | # to # | # to # | # to #"),
+    "implicit": ("06", "the floors", "implicit q: median # floors, worst # floors"),
+    "normal": ("06", "the floors", "normal q: median # floors, worst # floors"),
+    "healthy": ("07", "healthy |", "healthy | mean off by #, at worst # | sd ratio #, from # to #"),
     "hinge": (
-        "06",
+        "07",
         "hinge loss | mean off",
         "hinge loss | mean off by #, at worst # | sd ratio #, from # to #",
     ),
-    "algorithm_1": ("06", "Algorithm 1, N", "| mean off by #, at worst # | sd ratio #, from # to #"),
-    "wide": ("06", "proposed widely", "| mean off by #, at worst # | sd ratio #, from # to #"),
-    "covariates": ("06", "covariates shown |", "| mean off by #, at worst # | sd ratio #, from # to #"),
+    "algorithm_1": ("07", "Algorithm 1, N", "| mean off by #, at worst # | sd ratio #, from # to #"),
+    "wide": ("07", "proposed widely", "| mean off by #, at worst # | sd ratio #, from # to #"),
+    "covariates": ("07", "covariates shown |", "| mean off by #, at worst # | sd ratio #, from # to #"),
     "pace": (
-        "06",
+        "07",
         "for each of q |",
         "# for each of q | mean off by #, at worst # | sd ratio #, from # to #",
     ),
-    "pairs": ("06", "sd, over five seeds", "pairs # to # # to #"),
-    "appendix_f": ("06", "q frozen", "| from # to # | sd over steps # | accuracy #"),
-    "coverage": ("06", "intervals of 50 %", "p = #; intervals of 50 % and 90 % hold # % and # %"),
-    "starved": ("07", "as printed:", "fewer than 5 prey in # % of the records after time 10"),
-    "rejection": ("07", "sd / exact sd, mean", "rejection # # # % # # # # # #"),
-    "mcmc": ("07", "sd / exact sd, mean", "MCMC # # # % # # # # # #"),
-    "smc": ("07", "sd / exact sd, mean", "SMC # # # % # # # # # #"),
-    "exact": ("07", "sd / exact sd, mean", "exact # #"),
-    "one_datum": ("07", "sd of q / prior sd", "# SATURATED # # # # # # # # # #"),
-    "transitions": ("07", "seed  error / exact sd               sd ratio", "# # # # # # # # # #"),
-    "fine": ("07", "seed  error / sd ", "# # # # # # # # # #"),
-    "mean_field": ("07", "predicted             measured", "# # # # # # # # #"),
-    "hinge_series": ("07", "hinge  4 x q", "hinge # x q # # # # # # # # #"),
-    "nine": ("07", "best of ABC   ", "LFVI over best ABC, mean over the rates: # to #"),
-    "paths": ("09", "through hard labels", "through hard labels #, through r #"),
-    "weights": ("09", "all_weights", "all_weights error # # # #"),
-    "margins": ("09", "all_weights", "all_margins error # # # #"),
-    "probit": ("09", "softmax in place", ": off by # # sd; width # #"),
-    "map_gan": ("09", "Bayesian GAN, MAP", "share of ones, five seeds: # # # # #"),
+    "pairs": ("07", "sd, over five seeds", "pairs # to # # to #"),
+    "appendix_f": ("07", "q frozen", "| from # to # | sd over steps # | accuracy #"),
+    "coverage": ("07", "intervals of 50 %", "p = #; intervals of 50 % and 90 % hold # % and # %"),
+    "starved": ("09", "as printed:", "fewer than 5 prey in # % of the records after time 10"),
+    "rejection": ("09", "sd / exact sd, mean", "rejection # # # % # # # # # #"),
+    "mcmc": ("09", "sd / exact sd, mean", "MCMC # # # % # # # # # #"),
+    "smc": ("09", "sd / exact sd, mean", "SMC # # # % # # # # # #"),
+    "exact": ("09", "sd / exact sd, mean", "exact # #"),
+    "one_datum": ("09", "sd of q / prior sd", "# SATURATED # # # # # # # # # #"),
+    "transitions": ("09", "seed  error / exact sd               sd ratio", "# # # # # # # # # #"),
+    "fine": ("09", "seed  error / sd ", "# # # # # # # # # #"),
+    "mean_field": ("09", "predicted             measured", "# # # # # # # # #"),
+    "hinge_series": ("09", "hinge  4 x q", "hinge # x q # # # # # # # # #"),
+    "nine": ("09", "best of ABC   ", "LFVI over best ABC, mean over the rates: # to #"),
+    "paths": ("13", "through hard labels", "through hard labels #, through r #"),
+    "weights": ("13", "all_weights", "all_weights error # # # #"),
+    "margins": ("13", "all_weights", "all_margins error # # # #"),
+    "probit": ("13", "softmax in place", ": off by # # sd; width # #"),
+    "map_gan": ("13", "Bayesian GAN, MAP", "share of ones, five seeds: # # # # #"),
 }
 
 
@@ -105,10 +105,10 @@ def pages() -> dict[str, list[list[float]]]:
     return {name: read(*where) for name, where in PAGES.items()}
 
 
-def chapter_7():
-    """The script of chapter 7, which has the simulator, the prior and the nine statistics."""
+def chapter_9():
+    """The script of chapter 9, which has the simulator, the prior and the nine statistics."""
     spec = importlib.util.spec_from_file_location(
-        "chapter_7", Path(__file__).with_name("07_lotka_volterra.py")
+        "chapter_9", Path(__file__).with_name("09_lotka_volterra.py")
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -167,7 +167,7 @@ def main():
     found, full = dict(stored["observation"]), None
     for name, (compute, *arguments) in work.items():
         if name not in found:
-            full = full or chapter_7()
+            full = full or chapter_9()
             found[name] = compute(full, *arguments)
             store(NAME, {"observation": found, "pages": pages()}, earlier=stored["made"])
             print(f"{name}: {time.process_time():.0f} s of processor time", flush=True)

@@ -1,7 +1,7 @@
-"""The stored results of chapter 9: four ways to classify four data sets, ten seeds each.
+"""The stored results of chapter 13: four ways to classify four data sets, ten seeds each.
 
-HIMLIB_COVERTYPE_SAMPLE=covertype-sample.csv.gz python book/full/09_bayesian_gans.py
-python book/full/09_bayesian_gans.py --show
+HIMLIB_COVERTYPE_SAMPLE=covertype-sample.csv.gz python book/full/13_bayesian_gans.py
+python book/full/13_bayesian_gans.py --show
 
 Goes on from the pieces in ``book/full/_build``, one for each data set, method and seed, and begins anew
 without them. The sample of Covertype is the public test part of the RAMP kit "covertype", which

@@ -1,6 +1,6 @@
-"""The stored results of chapter 10: posteriors of injected noises, and digits by six ways of training.
+"""The stored results of chapter 14: posteriors of injected noises, and digits by six ways of training.
 
-python book/full/10_deep_implicit_models.py
+python book/full/14_deep_implicit_models.py
 
 It runs the chapter's own functions: the cells of the notebook that are tagged "shared". Each seed of each
 experiment is a piece of its own in ``book/full/_build``, so that a stopped run goes on where it was; delete

@@ -1,8 +1,8 @@
-"""The stored results of chapter 8: posteriors of up to a million Lotka-Volterra series.
+"""The stored results of chapter 11: posteriors of up to a million Lotka-Volterra series.
 
-python book/full/08_lotka_volterra_at_scale.py
+python book/full/11_lotka_volterra_at_scale.py
 
-Goes on from what ``himlib/book/results/08_lotka_volterra_at_scale.json`` holds; delete it to begin anew.
+Goes on from what ``himlib/book/results/11_lotka_volterra_at_scale.json`` holds; delete it to begin anew.
 Half an hour on two cores that have nothing else to do; less than 1 GB of memory.
 """
 
