@@ -34,7 +34,7 @@ def chapters() -> dict[str, tuple[str, str, list[str]]]:
             if not re.match(r"\d\d_", name):
                 continue
             if path.suffix == ".md":
-                title = re.search(r"^# (.+?)(?: \(planned\))?$", path.read_text(), re.M)[1]
+                title = re.search("^# (.+)$", path.read_text(), re.M)[1]
                 needs = []
             else:
                 header = read(path).metadata["himlib"]

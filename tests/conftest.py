@@ -1,6 +1,8 @@
 """What the tests share."""
 
 import os
+from collections import Counter
+from pathlib import Path
 
 # One thread of XLA per process: where two processes share two cores, the threads of each wait for one another
 # longer than they compute. It is read when the first array is made.
@@ -23,3 +25,35 @@ def quick_compilation():
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # or the next module would run some of what was compiled for this one
+
+
+# A test's seconds are those of all its cases; what takes longer than this is left to `make test`.
+LONG = 2.0
+SLOW = Path(__file__).with_name("slow.txt")
+seconds = Counter()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--times", action="store_true", help="write into slow.txt which tests are slow")
+
+
+def function(nodeid: str) -> str:
+    return nodeid.partition("[")[0]
+
+
+def pytest_collection_modifyitems(items):
+    slow = set(SLOW.read_text().splitlines())
+    for item in items:
+        if function(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_logreport(report):
+    seconds[function(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("times") and not hasattr(session.config, "workerinput"):
+        slow = {name for name in SLOW.read_text().splitlines() if name not in seconds}
+        slow |= {name for name, taken in seconds.items() if taken > LONG}
+        SLOW.write_text("".join(f"{name}\n" for name in sorted(slow)))
