@@ -131,6 +131,8 @@ class Algorithm(NamedTuple):
     contrast
         ``contrast(key, state, data) -> (x, z, beta, covariate, center)``: what a step would show r, joint
         draws in the first half of the rows and the reference's in the second; None where r sees no beta.
+    simulated
+        ``simulated(key, state, data) -> (x, beta)``: all that a step simulates; None where that is not asked.
 
     Examples
     --------
@@ -149,6 +151,7 @@ class Algorithm(NamedTuple):
     centered: bool = False
     proposal: Callable | None = None
     contrast: Callable | None = None
+    simulated: Callable | None = None
 
 
 def norm(tree: Any) -> jax.Array:

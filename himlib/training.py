@@ -182,11 +182,9 @@ def _stop(algorithm: Algorithm, key: jax.Array, data: Any, advance: Callable, in
     while not (reached := advance(good))[-1] and good:  # a state may break before its reports do
         good -= 1
     state, outcome, found = reached[0], Outcome.NOT_FINITE, ""
-    if algorithm.contrast is not None:
-        # What the step showed r: it is a function of the step's key.
-        x, _, beta, *_ = jax.jit(algorithm.contrast)(jax.random.fold_in(key, state.step), state, data)
-        simulated = jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], x)
-        if found := describe_simulated(simulated, beta):
+    if algorithm.simulated is not None:  # a function of the step's key
+        made = jax.jit(algorithm.simulated)(jax.random.fold_in(key, state.step), state, data)
+        if found := describe_simulated(*made):
             outcome, found = Outcome.SIMULATOR_NOT_FINITE, f": {found}"
     return good, reached, outcome, f"{outcome.value} It was step {int(state.step) + 1}{found}."
 

@@ -239,6 +239,13 @@ def lfvi(
         """Every datum as often as there are draws of beta, which all go through r as one batch."""
         return jax.tree.map(lambda leaf: jnp.tile(leaf, (posterior_samples,) + (1,) * (leaf.ndim - 1)), data)
 
+    def pair(key, betas, covariate):
+        """Simulate at each beta, where it can be with the noise and with minus the noise."""
+        if model.generate is None:
+            return [model.simulate_batch(key, betas, covariate)]
+        noise = normal(key, (jax.tree.leaves(betas)[0].shape[0], *model.noise_shape))
+        return [jax.vmap(model.generate)(sign * noise, betas, covariate) for sign in (1, -1)]
+
     def sum_of_r(state, x, z, betas, covariate):
         return log_ratio_of(apply_ratio(state.ratio, x, z, betas, covariate, center(state))).sum()
 
@@ -269,11 +276,7 @@ def lfvi(
             z = sample_z(params, k_z, x, jax.vmap(space.constrain)(rows), covariate)
             return of_model(rows, x, z, covariate)
 
-        if model.generate is None:
-            draws = [model.simulate_batch(k_model, betas, covariate)]
-        else:
-            noise = normal(k_model, (len(rows), *model.noise_shape))
-            draws = [jax.vmap(model.generate)(sign * noise, betas, covariate) for sign in (1, -1)]
+        draws = pair(k_model, betas, covariate)
         value, seen = jax.value_and_grad(of_data)(rows)
         made = [jax.grad(of_model)(rows, x, z, covariate) for z, x in draws]
         slope = (seen - sum(made) / len(made)).reshape(posterior_samples, size, -1).sum(1)
@@ -298,14 +301,17 @@ def lfvi(
         check_state(state)
         return sum(estimate(jax.random.split(check_key(key), 3), state.posterior, state, data, 1.0)[:2])
 
+    def minibatch(key, data):
+        if batch_size is None:
+            return data
+        index = rows_of(key, batch_size, jax.tree.leaves(data)[0].shape[0])
+        return spread_out(jax.tree.map(lambda leaf: leaf[index], data))
+
     def posterior_step(keys, state, data):
         k_index, k_proposal, *keys = keys
         size = jax.tree.leaves(data)[0].shape[0]
-        weight = 1.0
-        if batch_size is not None:
-            index = rows_of(k_index, batch_size, size)
-            data = spread_out(jax.tree.map(lambda leaf: leaf[index], data))
-            weight = size / batch_size
+        weight = 1.0 if batch_size is None else size / batch_size
+        data = minibatch(k_index, data)
 
         def objective(params):
             prior_term, sums, identities = estimate(keys[:3], params, state, data, weight)
@@ -434,6 +440,21 @@ def lfvi(
 
         return (*jax.tree.map(flat, rows), jax.tree.map(lambda leaf: leaf[0], middle))
 
+    def simulated(key, state, data):
+        """All x that a step with this key simulates, for r and for the centering, and the beta of each."""
+        x, _, beta, *_ = shown(key, state, data)
+        made = [jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], (x, beta))]
+        if center_score:
+            k_index, _, k_beta, _, k_model, *_ = jax.random.split(key, 6 * ratio_steps + 7)
+            v = posterior.sample(state.posterior["beta"], k_beta, posterior_samples)
+            rows = minibatch(k_index, data)
+            u = jnp.repeat(
+                state.frame.location + state.frame.scale * v, jax.tree.leaves(rows)[0].shape[0], axis=0
+            )
+            betas = jax.vmap(space.constrain)(u)
+            made += [(x, betas) for _, x in pair(k_model, betas, in_rows(rows).covariate)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
+
     return Algorithm(
         init,
         step,
@@ -446,4 +467,5 @@ def lfvi(
         center_score,
         lambda state: jnp.stack(proposal_frame(state)),
         shown,
+        simulated,
     )

@@ -546,6 +546,49 @@ def test_the_last_finite_state_is_kept(failing, tmp_path):
     assert again.advice == result.advice
 
 
+@pytest.mark.parametrize("batch_size", [None, 40])
+@pytest.mark.parametrize("way", ["generate", "simulate"])
+def test_a_simulation_for_the_centering_that_fails_is_named(way, batch_size):
+    def generate(noise, beta, covariate):
+        return None, jnp.where(noise > 3.0, jnp.nan, beta + noise)
+
+    def simulate(key, beta, covariate):
+        return generate(jax.random.normal(key), beta, covariate)
+
+    how = {"generate": generate, "noise_shape": ()} if way == "generate" else {"simulate": simulate}
+    algorithm = lfvi(
+        HierarchicalImplicitModel(dist.Normal(0.0, 1.0), **how),
+        MeanFieldNormal(),
+        known_ratio(lambda x, z, beta, c: -((x - beta) ** 2) / 2),
+        ratio_optimizer=optax.adam(1e-2),
+        posterior_optimizer=optax.adam(1e-2),
+        ratio_batch=2,  # so that it hardly ever happens there
+        batch_size=batch_size,
+        posterior_samples=2,
+        center_score=True,
+    )
+    data = Data(jnp.linspace(-1, 1, 80))
+    result = fit(KEY, algorithm, data, 200, wait=0.0, progress=False)
+    assert result.outcome is Outcome.SIMULATOR_NOT_FINITE
+    _, k_step, _ = jax.random.split(KEY, 3)
+    simulated = jax.jit(algorithm.simulated)
+
+    def bad(step):
+        state = (
+            result.state
+            if step == result.state.step
+            else fit(KEY, algorithm, data, step, wait=0.0, progress=False).state
+        )
+        x, beta = simulated(jax.random.fold_in(k_step, step), state, data)
+        pair, rows = 1 + (way == "generate"), batch_size or 80
+        assert x.shape == beta.shape == (2 + 2 * pair * rows,)
+        return np.isnan(x)
+
+    last = bad(int(result.state.step))
+    assert last[2:].any() and f" {100 * last.mean():.3g} % of the simulated x" in result.advice
+    assert not bad(max(1, int(result.state.step) - 1)).any() or result.state.step < 2
+
+
 def test_seeds_keep_their_last_finite_state(failing):
     keys = jax.random.split(KEY, 6)
     result = fit_seeds(keys, failing, ROWS, 60, wait=0.0, progress=False)
