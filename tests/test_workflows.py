@@ -115,7 +115,7 @@ def test_library_is_tested_with_what_its_group_installs():
     lines = project["dependencies"] + project["optional-dependencies"]["book"]
     lines += PROJECT["dependency-groups"]["test"]
     packages = [re.match(r"[\w-]+", line)[0] for line in lines]
-    known = {NAMES.get(package, package) for package in packages} | {library, "toys", "pandas"}
+    known = {NAMES.get(package, package) for package in packages} | {library, "toys", "store", "pandas"}
     assert len(chosen()) > 30
     missing = {path.name: imported(path.read_text()) - known - sys.stdlib_module_names for path in chosen()}
     assert {name: names for name, names in missing.items() if names - {name.removesuffix(".py")}} == {}
