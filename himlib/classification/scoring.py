@@ -3,7 +3,6 @@ r"""Score predicted probabilities of labels, each score with the sampling error 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
 
 __all__ = ["Scores", "mcnemar", "score"]
 
@@ -107,6 +106,8 @@ def mcnemar(wrong_a: np.ndarray, wrong_b: np.ndarray) -> float:
     >>> mcnemar(wrong, np.zeros(20, bool))
     0.00390625
     """
+    from scipy.stats import binomtest  # half a second of CPU, which not every import of himlib should cost
+
     a, b = np.asarray(wrong_a), np.asarray(wrong_b)
     if a.ndim != 1 or a.shape != b.shape or not a.dtype == b.dtype == bool:
         raise ValueError(
