@@ -56,7 +56,7 @@ def fingerprint(value: Any) -> str:
             digest.update(re.sub("0x[0-9a-f]+", "", repr(value)).encode())  # no addresses
 
     def feed_program(jaxpr):
-        numbers = {}
+        numbers: dict[Any, int] = {}
 
         def name(variables):
             for variable in variables:
@@ -139,10 +139,10 @@ class Checkpoint:
                 content = file.read(self.length)
             if zlib.crc32(content) != self.checksum:
                 raise ValueError(f"{self.history.name} is not the history that belongs to it")
-            file = io.BytesIO(content)
-            first = [np.load(file) for _ in leaves]
+            past = io.BytesIO(content)
+            first = [np.load(past) for _ in leaves]
             pieces = [
-                (Info(*(np.load(file) for _ in Info._fields)), np.load(file)) for _ in range(self.pieces)
+                (Info(*(np.load(past) for _ in Info._fields)), np.load(past)) for _ in range(self.pieces)
             ]
         except (BadZipFile, EOFError, FileNotFoundError, KeyError, ValueError) as error:
             raise ValueError(f"checkpoint: {self.path.name} cannot be read ({error}); delete it.") from error
@@ -162,10 +162,10 @@ class Checkpoint:
 
     def save(self, state: State, info: Info, moments: np.ndarray, earlier: tuple = ()) -> None:
         """Append what the last chunk reported, and put its state into the place of the one before."""
-        file = io.BytesIO()
+        chunk = io.BytesIO()
         for values in (*([] if self.pieces else jax.tree.leaves(self.first)), *info, moments):
-            np.save(file, values)
-        content = file.getvalue()
+            np.save(chunk, values)
+        content = chunk.getvalue()
         with self.history.open("r+b" if self.pieces else "wb") as file:
             file.truncate(self.length)
             file.seek(self.length)
@@ -174,7 +174,7 @@ class Checkpoint:
         self.checksum = zlib.crc32(content, self.checksum)
         aside = self.path.with_name(f"{self.path.name}.part")
         with aside.open("wb") as file:  # a name without .npz would get one
-            leaves = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves((state, *earlier)))}
+            arrays = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves((state, *earlier)))}
             counts = {"pieces": self.pieces, "length": self.length, "checksum": self.checksum}
-            np.savez(file, **self.marks, **counts, **leaves)
+            np.savez(file, **(self.marks | counts | arrays))
         os.replace(aside, self.path)

@@ -18,7 +18,7 @@ def check_rows(name: str, tree: Any, least: int = 2) -> int:
     """
     check_numbers(name, tree)
     leaves = jax.tree.leaves(tree)
-    sizes = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in leaves}
+    sizes: set[Any] = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in leaves}
     if len(sizes) != 1 or None in sizes:
         raise ValueError(
             f"{name}: expected arrays with one leading axis, got {[jnp.shape(a) for a in leaves]}."

@@ -78,7 +78,7 @@ def check_optimizers(ratio_optimizer: Any, posterior_optimizer: Any, local: Any)
             raise ValueError(
                 f"posterior_optimizer: expected parts {parts}, got {sorted(posterior_optimizer)}."
             )
-        given["posterior_optimizer"] = posterior_optimizer.values()
+        given["posterior_optimizer"] = list(posterior_optimizer.values())
     for name, optimizers in given.items():
         for optimizer in optimizers:
             if not isinstance(optimizer, optax.GradientTransformation):

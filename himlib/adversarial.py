@@ -158,6 +158,7 @@ def joint_matching(
 
     def simulate(key, params, covariate):
         # The weights have no leading axis: a row of them for each pair would cost a hundred times as much.
+        assert model.generate is not None and model.noise_shape is not None
         noise = normal(key, (batch_size, *model.noise_shape))
         return jax.vmap(model.generate, (0, None, 0))(noise, weights(params), covariate)
 

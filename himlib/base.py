@@ -93,12 +93,12 @@ class Info(NamedTuple):
     ('elbo', 'ratio_loss', 'accuracy')
     """
 
-    elbo: jax.Array
-    ratio_loss: jax.Array
-    accuracy: jax.Array
-    ratio_gradient: jax.Array
-    posterior_gradient: jax.Array
-    spread: jax.Array
+    elbo: jax.Array | np.ndarray
+    ratio_loss: jax.Array | np.ndarray
+    accuracy: jax.Array | np.ndarray
+    ratio_gradient: jax.Array | np.ndarray
+    posterior_gradient: jax.Array | np.ndarray
+    spread: jax.Array | np.ndarray
 
 
 class Algorithm(NamedTuple):

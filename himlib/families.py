@@ -172,7 +172,8 @@ class ImplicitConditional:
     """
 
     shape: tuple[int, ...] = ()
-    noise_size: int | None = None
+    # None is for the constructor alone: __post_init__ puts the default in its place.
+    noise_size: int = None  # type: ignore[assignment]
     hidden: Sequence[int] = (32, 32)
     activation: Callable = jax.nn.squareplus
 

@@ -22,7 +22,7 @@ from himlib.random import check_key, normal
 try:
     from jax import enable_x64
 except ImportError:  # its home before JAX 0.8
-    from jax.experimental import enable_x64
+    from jax.experimental import enable_x64  # type: ignore[attr-defined, no-redef]
 
 __all__ = ["Frame", "HierarchicalImplicitModel", "Space"]
 
@@ -78,8 +78,8 @@ class Frame(NamedTuple):
     2.0
     """
 
-    location: jax.Array
-    scale: jax.Array
+    location: jax.Array | np.ndarray
+    scale: jax.Array | np.ndarray
 
 
 class Space:
@@ -283,8 +283,9 @@ class HierarchicalImplicitModel:
         if not all(jnp.ndim(leaf) for leaf in jax.tree.leaves(beta)):
             raise ValueError("beta: expected a leading batch axis, got a number; one row for each pair.")
         size = jax.tree.leaves(beta)[0].shape[0]
-        if self.generate is None:
+        if self.simulate is not None:
             return jax.vmap(self.simulate)(jax.random.split(check_key(key), size), beta, covariate)
+        assert self.generate is not None and self.noise_shape is not None
         return jax.vmap(self.generate)(normal(key, (size, *self.noise_shape)), beta, covariate)
 
     def sample_prior(self, key: jax.Array, shape: tuple[int, ...] = ()) -> Any:
@@ -297,7 +298,9 @@ class HierarchicalImplicitModel:
         r""":math:`\log p(\beta)` in nats, for one :math:`\beta`."""
         leaves, tree = jax.tree.flatten(self.prior, is_leaf=is_distribution)
         values = tree.flatten_up_to(beta)
-        return sum(jnp.sum(leaf.log_prob(value)) for leaf, value in zip(leaves, values, strict=True))
+        terms = (jnp.sum(leaf.log_prob(value)) for leaf, value in zip(leaves, values, strict=True))
+        total: Any = sum(terms)  # never the 0 of no terms
+        return total
 
 
 def check_model(model: Any) -> None:
@@ -317,7 +320,8 @@ def prior_terms(u, scale, *, model) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of the prior's log density in unconstrained coordinates, and minus its Hessian, per scale."""
     with enable_x64(True):  # its curvature is 1 / sd^2, which single precision may not hold
         terms = _prior_terms(np.float64(u), np.float64(scale), model=model.double)
-        return tuple(np.asarray(term, np.float64) for term in terms)
+        gradient, curvature = (np.asarray(term, np.float64) for term in terms)
+        return gradient, curvature
 
 
 @partial(jax.jit, static_argnames="model")

@@ -1,6 +1,6 @@
 """Flax networks, turned into pure functions in one place."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -110,7 +110,8 @@ class MLP(nnx.Module):
         weights = jnp.split(normal(rngs.params(), (ends[-1],)), ends[:-1])  # one draw: less to compile
         scales = [inputs**-0.5 for inputs, _ in shapes]
         scales[-1] *= last_scale
-        self.layers = getattr(nnx, "List", list)()  # Flax has it from 0.12 on, and before needs none
+        # Flax has a list of its own from 0.12 on, and before needs none.
+        self.layers: MutableSequence[nnx.Linear] = getattr(nnx, "List", list)()
         for (inputs, outputs), weight, scale in zip(shapes, weights, scales, strict=True):
             layer = nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
             layer.kernel[...] = scale * weight.reshape(inputs, outputs)
@@ -309,7 +310,7 @@ class _Ratio(nnx.Module):
         if baseline:
             x, z, _, covariate, center = batch
             batch = (x, z, center, covariate, center)
-            self.baseline = _Head(features, hidden, activation, quadratic, rngs, batch)
+            self.baseline: _Head | None = _Head(features, hidden, activation, quadratic, rngs, batch)
         else:
             self.baseline = None
 

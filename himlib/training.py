@@ -94,9 +94,9 @@ class Result(NamedTuple):
 
     state: State
     history: Info
-    outcome: Outcome
-    advice: str = ""
-    earlier: tuple = ()
+    outcome: Outcome | tuple[Outcome, ...]
+    advice: str | tuple[str, ...] = ""
+    earlier: tuple[State, ...] = ()
 
 
 def cosine_adam(learning_rate: float, steps: int, final: float = 0.01) -> optax.GradientTransformation:
@@ -279,7 +279,7 @@ def fit(
         jax.eval_shape(algorithm.refine, k_refine, first, data)
     chunk = min(chunk, max(1, steps // 10))  # the verdict looks at the last tenth
     run, outcome, advice, total, file = _compiled(algorithm, chunk), None, "", steps * rounds, None
-    state, pieces, earlier = first, [], ()
+    state, pieces, earlier = first, list[tuple[Info, np.ndarray]](), tuple[State, ...]()
     if checkpoint is not None:
 
         def program():
@@ -300,7 +300,7 @@ def fit(
         file = Checkpoint(Path(checkpoint), first, program, **marks)
         state, pieces, earlier = file.load()
     begin = int(first.step)
-    if int(state.step) > begin + total:
+    if file is not None and int(state.step) > begin + total:
         file.refuse("rounds are more")
     with tqdm(
         total=total, initial=int(state.step) - begin, disable=not progress, desc="LFVI", unit="step"
@@ -418,7 +418,7 @@ def fit_seeds(
     prior = jax.tree.map(lambda leaf: leaf[0], state.frame)
     chunk = min(chunk, max(1, steps // 10))
     run = _lifted(algorithm, chunk)
-    ended = {}
+    ended: dict[int, tuple] = {}
     with tqdm(total=steps, disable=not progress, desc=f"{len(keys)} seeds", unit="step") as bar:
         for done in range(0, steps, chunk):
             length = min(chunk, steps - done)
@@ -452,7 +452,8 @@ def fit_seeds(
         outcome = _judge(own, [values[seed] for values in moments], prior, steps, chunk)
         return outcome, outcome.value
 
-    return Result(state, history, *zip(*map(judge, range(len(keys))), strict=True))
+    outcomes, advice = zip(*map(judge, range(len(keys))), strict=True)
+    return Result(state, history, outcomes, advice)
 
 
 def _look(algorithm: Algorithm, state: State) -> jax.Array:
@@ -471,7 +472,7 @@ def _judge(history: Info, looks: Sequence, prior: Any, steps: int, chunk: int) -
     if accuracy > 0.9 and spread > 0:
         # Telling beta's own x from another takes a Kullback-Leibler divergence of so many nats (data
         # processing), and by about as many one datum would narrow q: half of that is asked for.
-        sure = min(accuracy, 1 - 1e-6)
+        sure: Any = min(accuracy, 1 - 1e-6)
         needed = (2 * sure - 1) * np.log(sure / (1 - sure))
         if -location.size * np.log(spread) < needed / 2:
             return Outcome.SATURATED

@@ -197,7 +197,8 @@ def lfvi(
         elif reference == "empirical":
             other = jax.tree.map(lambda leaf: leaf[index], data.x)
         else:
-            other = jax.vmap(reference)(jax.random.split(k_reference, ratio_batch), covariate)
+            draw: Any = reference  # the function that is left
+            other = jax.vmap(draw)(jax.random.split(k_reference, ratio_batch), covariate)
         joint = (x, z, beta, covariate)
         product = (other, sample_z(state.posterior, k_z, other, beta, covariate), beta, covariate)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joint, product)
@@ -241,7 +242,7 @@ def lfvi(
 
     def pair(key, betas, covariate):
         """Simulate at each beta, where it can be with the noise and with minus the noise."""
-        if model.generate is None:
+        if model.generate is None or model.noise_shape is None:
             return [model.simulate_batch(key, betas, covariate)]
         noise = normal(key, (jax.tree.leaves(betas)[0].shape[0], *model.noise_shape))
         return [jax.vmap(model.generate)(sign * noise, betas, covariate) for sign in (1, -1)]
@@ -286,8 +287,8 @@ def lfvi(
             (z, x), one = jax.tree.map(lambda leaf: leaf[there], draws[0]), rows[here]
             away = jax.grad(of_model)(one, x, z, jax.tree.map(lambda leaf: leaf[here], covariate))
             along = rows[there] - one
-            away, *home = ((part[here] * along).sum(1) for part in (away, *made))
-            home = jnp.stack(home)
+            away, *others = ((part[here] * along).sum(1) for part in (away, *made))
+            home = jnp.stack(others)
             new = jnp.stack([away.mean() - home.mean(), home.var(), jnp.ones(())])
             identities = 0.99 * identities + 0.01 * new
         curvature, information, known = identities
@@ -321,7 +322,8 @@ def lfvi(
                 loss = loss - weight * data_term(keys[3:], fixed, u, state, data)[0]
             return loss / size, (prior_term + sums, identities)
 
-        wait, pace = state.wait, 1.0
+        wait = state.wait
+        pace: jax.Array | float = 1.0
         if wait is not None:  # q(z) does not wait: it learns beside r
             left, steps = wait
             pace = jnp.clip(1 - left / jnp.maximum(steps, 1), 0.0, 1.0) ** 2  # none, and then more and more

@@ -91,7 +91,7 @@ def rejection(
         raise ValueError("expected one of tolerance and quantile.")
     if tolerance is not None:
         check_tolerance(tolerance)
-    elif not 0 < quantile <= 1:
+    if quantile is not None and not 0 < quantile <= 1:
         raise ValueError(f"quantile: expected a share of the simulations in (0, 1], got {quantile!r}.")
     check_counts(batch=batch)
     run = Run(key, model, data, summary, distance, simulations, progress)
@@ -255,7 +255,8 @@ def smc(
     space = run.programs.space()
     if particles <= space.size:
         raise ValueError(f"particles: expected more than beta's {space.size} coordinates, got {particles}.")
-    epsilon, generations, population, kept = math.inf if adaptive else schedule[0], [], None, None
+    epsilon: float | None = math.inf if adaptive else schedule[0]
+    generations, kept, population = list[tuple](), tuple[np.ndarray, ...](), None
     try:
         while epsilon is not None:
             own_key = jax.random.fold_in(key, len(generations))
@@ -373,7 +374,7 @@ def standardize(
     keys = jax.random.split(key, math.ceil(simulations / batch))
     found = jax.device_get(jax.jit(lambda keys: jax.lax.map(pilot, keys))(keys))
     summaries, finite = take(merged(found), slice(simulations))
-    summaries = np.float64(summaries[finite & np.isfinite(summaries).reshape(simulations, -1).all(1)])
+    summaries = summaries[finite & np.isfinite(summaries).reshape(simulations, -1).all(1)].astype(np.float64)
     if not len(summaries):
         raise ValueError("summary: not finite in any simulation of the pilot run.")
     location = np.median(summaries, axis=0)

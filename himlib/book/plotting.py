@@ -37,7 +37,7 @@ def use_style() -> None:
     mpl.rcParams.update(
         {
             "axes.grid": True,
-            "axes.prop_cycle": mpl.cycler(color=cycle),
+            "axes.prop_cycle": mpl.rcsetup.cycler(color=cycle),
             "axes.spines.right": False,
             "axes.spines.top": False,
             "axes.titlesize": 11,
@@ -106,7 +106,8 @@ def moving_picture(figures: Iterable[Figure], milliseconds: int = 700, colors: i
     frames = []
     for figure in figures:
         figure.canvas.draw()
-        frames.append(Pixels.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
+        pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        frames.append(Pixels.fromarray(pixels[..., :3]))
         figure.clear()  # its parts hold one another, and a closed figure would stay in memory for long
         plt.close(figure)
     some = frames[:: -(-len(frames) // 6)] + frames[-1:]

@@ -198,9 +198,10 @@ def bayesian_classifier(
         k_ratio, k_mean = jax.random.split(key)
         # q in the units of the prior, which are the frame for good.
         frame, ones = Frame(jnp.zeros_like(flat), jnp.ones_like(flat)), jnp.ones_like(flat)
-        start = Frame(initial_spread * normal(k_mean, flat.shape), initial_sd * ones)
+        location = initial_spread * normal(k_mean, flat.shape)
+        start = Frame(location, initial_sd * ones)
         params = posterior.reframe(posterior.init(flat.size), start, frame)
-        margin = all_margins(jax.vmap(unravel)(start.location[None]), covariate)
+        margin = all_margins(jax.vmap(unravel)(location[None]), covariate)
         ratio_params = ratio.init(k_ratio, margin[0], covariate)
         check_ratios(jax.eval_shape(all_ratios, ratio_params, margin, covariate).shape, margin)
         return State(

@@ -109,10 +109,14 @@ class Generator:
 
 
 class _Generator(nnx.Module):
+    noise: nnx.Param
+    kernel_0: nnx.Param
+    bias_0: nnx.Param
+
     def __init__(self, generator: Generator, rngs):
         self.generator = generator
         sizes = list(pairwise((generator.features, *generator.hidden, generator.classes)))
-        shapes = [("noise", (generator.noise_size, generator.hidden[0]))]
+        shapes: list[tuple[str, tuple[int, ...]]] = [("noise", (generator.noise_size, generator.hidden[0]))]
         for layer, (inputs, outputs) in enumerate(sizes):
             shapes += [(f"kernel_{layer}", (inputs, outputs)), (f"bias_{layer}", (outputs,))]
         for name, shape in shapes:

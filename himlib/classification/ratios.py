@@ -137,7 +137,7 @@ def margin_ratio(hidden: Sequence[int] = (32, 32)) -> Network:
 class _Baseline(MLP):
     """Of the covariate alone; the margins only tell the number of labels."""
 
-    def __call__(self, margin, covariate):
+    def __call__(self, margin, covariate):  # type: ignore[override]
         return super().__call__(covariate)
 
 

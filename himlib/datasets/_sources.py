@@ -79,7 +79,7 @@ def checksum(table: Table) -> str:
     digest = hashlib.sha256()
     for values in table:
         digest.update(f"{values.dtype.str}{values.shape}".encode())
-        digest.update(np.ascontiguousarray(values))
+        digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 
@@ -186,7 +186,7 @@ def read_mnist(path: Path) -> Table:
         return tables(from_folder)
     check_file(path, NPM_SHA256)
     with tarfile.open(path) as package:
-        return tables(lambda name: package.extractfile(f"package/data/{name}").read())
+        return tables(lambda name: package.extractfile(f"package/data/{name}").read())  # type: ignore[union-attr]
 
 
 def read_mnist5k(path: Path) -> Table:
@@ -220,7 +220,7 @@ def read_covertype_sample(path: Path) -> Table:
 def package_file(package: str, *parts: str) -> Path:
     """Find a file that an installed package ships, without importing the package."""
     found = importlib.util.find_spec(package)
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(f"the package {package} is not installed")
     return Path(found.submodule_search_locations[0]).joinpath(*parts)
 

@@ -270,7 +270,7 @@ def gradients(space: Space, log_ratio: Callable, x: Any, z: Any, beta: Any, cova
 
 def scores(key: jax.Array, model: HierarchicalImplicitModel, log_ratio: Callable, beta: Any, covariate: Any):
     """Gradients at draws of the model: of antithetic pairs, as two arrays, where the model has generate."""
-    if model.generate is None:
+    if model.generate is None or model.noise_shape is None:
         draws = [model.simulate_batch(key, beta, covariate)]
     else:
         noise = normal(key, (jax.tree.leaves(beta)[0].shape[0], *model.noise_shape))

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from himlib._problem import check_problem
-from himlib.base import Algorithm, Data
+from himlib.base import Algorithm, Data, State
 from himlib.diagnostics.log_ratio import gradients, scores
 from himlib.diagnostics.sbc import ranks, region_ranks
 from himlib.diagnostics.uniformity import rank_test
@@ -94,7 +94,7 @@ def verdict(
     result: Result,
     data: Data,
     draws: int = 10_000,
-) -> Verdict:
+) -> Verdict | tuple[Verdict, ...]:
     r"""Look at a finished run from all sides that need no exact answer.
 
     It holds q against r, r and q(z | x, beta) against the model, and r against a second classifier, all in
@@ -134,31 +134,33 @@ def verdict(
     check_model(model)
     if not isinstance(result, Result):
         raise TypeError(f"result: expected what himlib.fit returns, got {type(result).__name__}.")
-    k_look, k_local, k_classifier, k_modes = jax.random.split(check_key(key), 4)
-    if isinstance(result.outcome, tuple):
-        seeds = [jax.tree.map(lambda leaf, i=i: leaf[i], result[:2]) for i in range(len(result.outcome))]
-        runs = [Result(*seed, outcome) for seed, outcome in zip(seeds, result.outcome, strict=True)]
-        return tuple(verdict(key, model, algorithm, run, data, draws) for run in runs)
-    check_problem(model, data, result.state.frame, least=0.99)  # what is rare shows in the findings
-    _, prior = prior_terms(algorithm.moments(result.state)[0], model.space.frame.scale, model=model)
+    look = partial(_verdict, check_key(key), model, algorithm, data, draws)
+    if not isinstance(result.outcome, tuple):
+        return look(result.outcome, result.state, (*result.earlier, result.state)[0])
+    states = [jax.tree.map(lambda leaf, i=i: leaf[i], result.state) for i in range(len(result.outcome))]
+    return tuple(look(outcome, state, state) for outcome, state in zip(result.outcome, states, strict=True))
+
+
+def _verdict(key, model, algorithm, data, draws, outcome: Outcome, state: State, first: State) -> Verdict:
+    """The verdict on one run; first is the state in which its first round ended."""
+    k_look, k_local, k_classifier, k_modes = jax.random.split(key, 4)
+    check_problem(model, data, state.frame, least=0.99)  # what is rare shows in the findings
+    _, prior = prior_terms(algorithm.moments(state)[0], model.space.frame.scale, model=model)
     measures = _look(
-        k_look, algorithm, model, result.state, data, jnp.asarray(prior, model.space.frame.scale.dtype), draws
+        k_look, algorithm, model, state, data, jnp.asarray(prior, model.space.frame.scale.dtype), draws
     )
     width, information, shift, error, contrast = map(np.asarray, measures)
-    local = _local_p_value(k_local, model, algorithm, result.state, data)
-    unlearned, unlearned_error, squeezed = _second_classifier(
-        k_classifier, model, algorithm, result.state, data
-    )
-    has_width = np.any(algorithm.moments(result.state)[1])  # a point mass has none
-    first = result.earlier[0] if result.earlier else result.state
-    other = float(_other_mode(k_modes, algorithm, model, first, result.state, data)) if has_width else 0.0
+    local = _local_p_value(k_local, model, algorithm, state, data)
+    unlearned, unlearned_error, squeezed = _second_classifier(k_classifier, model, algorithm, state, data)
+    has_width = np.any(algorithm.moments(state)[1])  # a point mass has none
+    other = float(_other_mode(k_modes, algorithm, model, first, state, data)) if has_width else 0.0
     finite = np.isfinite(shift).all()
     worst, unsure = np.abs(shift).argmax(), error.argmax()
     uncentered = not algorithm.centered  # a small bias that centering takes away moves nothing
     biased = (np.abs(shift) > (0.3 if uncentered else 2.0)) & (np.abs(shift) > 4 * error)
     enough = len(jax.tree.leaves(data)[0]) >= FEW  # the slopes at fewer data scatter too much
     findings = {
-        f"{result.outcome.name}: {result.outcome.value}": result.outcome is not Outcome.AT_REST,
+        f"{outcome.name}: {outcome.value}": outcome is not Outcome.AT_REST,
         "NOT_FINITE: gradients of r are NaN or infinite. Bound the features.": not finite,
         f"UNDERTRAINED: r finds the beta that made an x among {CHOICES} worse than another classifier, by "
         f"{unlearned:.2f} nats. Take more steps of r, another network, or features that see more of x and "
@@ -194,7 +196,7 @@ def verdict(
             *found,
         )
     return Verdict(
-        result.outcome, float(width), float(information), shift, error, float(contrast), local, unlearned,
+        outcome, float(width), float(information), shift, error, float(contrast), local, unlearned,
         unlearned_error, other, squeezed, found,
     )  # fmt: skip
 
@@ -327,13 +329,13 @@ def _second_classifier(key, model, algorithm, state, data, pairs=10_000, groups=
         [np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in jax.tree.leaves(data.x)], axis=1
     )
     spread = np.std(x, axis=0, dtype=np.float64)
-    squeezed = np.ptp(observed, axis=0)[spread > 0] / spread[spread > 0] if len(observed) > 4 else np.ones(1)
-    squeezed = float(squeezed[squeezed > 0].min(initial=np.inf))
+    widths = np.ptp(observed, axis=0)[spread > 0] / spread[spread > 0] if len(observed) > 4 else np.ones(1)
+    squeezed = float(widths[widths > 0].min(initial=np.inf))
     if own is None or not (np.isfinite(seen).all() and np.isfinite(own).all()):
         return float("nan"), float("nan"), squeezed
     low, middle, high = np.quantile(seen, (0.16, 0.5, 0.84), axis=0)
     unit = np.where(high > low, high - low, np.where(np.ptp(seen, axis=0) > 0, np.ptp(seen, axis=0), 1.0))
-    seen = np.float32(np.arcsinh((seen - middle) / unit))  # long tails shortened
+    seen = np.arcsinh((seen - middle) / unit).astype(np.float32)  # long tails shortened
     held = groups * CHOICES
     shape = groups, CHOICES, -1
     losses = _train_classifier(

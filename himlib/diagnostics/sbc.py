@@ -130,7 +130,7 @@ def replicate(
     check_model(model)
     if not callable(posterior):
         raise TypeError(f"posterior: expected a function of (key, data), got {type(posterior).__name__}.")
-    lengths = {len(leaf) for leaf in jax.tree.leaves(covariate)} | ({size} - {None})
+    lengths = {len(leaf) for leaf in jax.tree.leaves(covariate)} | (set() if size is None else {size})
     if len(lengths) != 1:
         raise ValueError(
             f"size: expected the number of data in a set, or a covariate, got {sorted(lengths)}."
@@ -170,8 +170,8 @@ def replicate(
 
     keys = jax.random.split(k_run, replications)
     if vectorize:
-        return collect(*jax.jit(jax.vmap(lambda *row: one(*row, simulate, evaluate)))(keys, beta))
-    simulate, evaluate, done = jax.jit(simulate), jax.jit(evaluate), []
+        return collect(*jax.jit(jax.vmap(lambda key, beta: one(key, beta, simulate, evaluate)))(keys, beta))
+    simulate, evaluate, done = jax.jit(simulate), jax.jit(evaluate), list[tuple]()
 
     def reached():
         return collect(*jax.tree.map(lambda *rows: np.stack(rows), *done))
@@ -191,7 +191,7 @@ def replicate(
             raise
     except Exception as error:
         if done:
-            error.replications = reached()
+            error.replications = reached()  # type: ignore[attr-defined]
             error.add_note(f"Raised in replication {s}; the {s} before it are in error.replications.")
         raise
     return reached()
@@ -302,7 +302,8 @@ def region_ranks(key: jax.Array, truth: np.ndarray, draws: np.ndarray, region: s
     """
     k_ties, k_points = jax.random.split(check_key(key))
     truth, draws = _check_replications(truth, draws)
-    truth, draws = np.float64(truth), np.float64(draws)  # squares of 1e-20 are no numbers of single precision
+    # Squares of 1e-20 are no numbers of single precision.
+    truth, draws = truth.astype(np.float64), draws.astype(np.float64)
     pooled = np.concatenate([truth[:, None], draws], axis=1)
     if (
         region == "ellipse"

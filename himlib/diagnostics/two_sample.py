@@ -104,7 +104,7 @@ def _c2st(key, first, second, folds, steps):
         return parts, parts[rest].reshape(folds, size * (folds - 1), -1)
 
     def accuracy(key, held_out, rest):
-        r = fit_ratio(key, *rest, CLASSIFIER, steps=steps, batch_size=128, learning_rate=1e-2).r
+        r = fit_ratio(key, rest[0], rest[1], CLASSIFIER, steps=steps, batch_size=128, learning_rate=1e-2).r
         return jnp.mean(r(held_out[0]) > 0), jnp.mean(r(held_out[1]) < 0)
 
     held_out, rest = zip(split(k_first, first), split(k_second, second), strict=True)

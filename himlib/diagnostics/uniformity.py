@@ -287,8 +287,8 @@ def coverage(
     [0.5 0.9] [0.5 0.9]
     """
     ranks = _check_ranks(ranks, draws)
-    for level in levels:
-        _check_probability(level, "levels")
+    for probability in levels:
+        _check_probability(probability, "levels")
     if region:
         k = np.clip(np.round(np.asarray(levels) * (draws + 1)), 1, draws)
         level, inside = k / (draws + 1), ranks < k[:, None, None]

@@ -52,7 +52,7 @@ def block_sums(
 
     def all_blocks(*arguments):
         *shared, blocks = arguments
-        return jax.lax.map(lambda block: one_block(*shared, block), blocks, batch_size=at_once)
+        return jax.lax.map(partial(one_block, *shared), blocks, batch_size=at_once)
 
     blocks = jnp.arange(len(jax.tree.leaves(data)[0])), data
     shared = (log_ratio, u, scale, key, chunk, rows)
@@ -124,7 +124,7 @@ class Chunks:
         return rows, jax.tree.map(lay_out, data)
 
 
-def canonical(u: np.ndarray) -> np.ndarray:
+def canonical(u: jax.Array | np.ndarray) -> np.ndarray:
     """Round to what the devices compute with, and return to double precision."""
     return np.asarray(jnp.asarray(u), np.float64)
 

@@ -323,9 +323,9 @@ def solve_score(
         model=model, centered=centered, sharding=sharding,
     )  # fmt: skip
     counts = [10**k for k in range(9) if 10**k < load.count] + [load.count]
-    u, history = canonical(frame.location), []
+    u, past = canonical(frame.location), list[Pass]()
     for count, attempt in product(counts, range(passes)):
-        if attempt and history[-1].step < (NEAR if count == load.count else FAR):
+        if attempt and past[-1].step < (NEAR if count == load.count else FAR):
             continue  # near enough for so many data
         while True:
             last = newton(equation, model, u, count, progress)
@@ -334,13 +334,14 @@ def solve_score(
                 break
             equation.set_pairs(min(MOST, math.ceil(used * (noise / AIM) ** 2)))
         mean, sd = u + frame.scale * last.step, np.sqrt(np.diag(last.covariance))
-        history.append(Pass(last.size, mean, frame.scale * sd, np.max(np.abs(last.step) / sd)))
+        entry = last.size, mean, frame.scale * sd, np.max(np.abs(last.step) / sd)
+        past.append(Pass(*map(np.asarray, entry)))
         if last.failure is not None:
             break
         u = canonical(mean)
-    outcome = last.failure or judge(frame, history[-1], last.noise, last.curvature)
+    outcome = last.failure or judge(frame, past[-1], last.noise, last.curvature)
     unit = np.outer(frame.scale, frame.scale)
-    history = Pass(*map(np.array, zip(*history, strict=True)))
+    history = Pass(*map(np.array, zip(*past, strict=True)))
     return ScoreFit(
         mean, last.covariance * unit, last.curvature / unit, last.information / unit, last.noise,
         used if centered else 0, history, outcome,

@@ -200,8 +200,10 @@ def separation(r_p: jax.Array, r_q: jax.Array) -> jax.Array:
 
 def errors(r: Callable, p: jax.Array, q: jax.Array, log_ratio: Callable | None) -> dict[str, jax.Array]:
     """Root mean square errors, if the truth is known."""
-    found = {}
-    for name, sample in {"rmse_p": p, "rmse_q": q}.items() if log_ratio else ():
+    found: dict[str, jax.Array] = {}
+    if log_ratio is None:
+        return found
+    for name, sample in {"rmse_p": p, "rmse_q": q}.items():
         truth = log_ratio(sample)
         if jnp.shape(truth) != (len(sample),):
             shapes = f"got shape {jnp.shape(truth)} for {len(sample)} draws"

@@ -34,7 +34,7 @@ class RatioOutcome(Enum):
 
 
 def judge(fit) -> RatioOutcome:
-    """The verdict on one fit, not on a batch of them; its value is advice in words."""
+    """The verdict on one fit."""
     if not jnp.isfinite(fit.kl + fit.effective_sample_size):
         return RatioOutcome.NOT_FINITE
     if not fit.is_ratio:
@@ -111,4 +111,7 @@ class RatioFit(NamedTuple):
     rmse_p: jax.Array | None = None
     rmse_q: jax.Array | None = None
 
-    outcome = property(judge)
+    @property
+    def outcome(self) -> RatioOutcome:
+        """The verdict on one fit, not on a batch of them; its value is advice in words."""
+        return judge(self)

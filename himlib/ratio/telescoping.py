@@ -14,7 +14,7 @@ from himlib.networks import Network, standardization
 from himlib.random import check_key
 from himlib.ratio._fitting import effective_sample_size, errors, total
 from himlib.ratio.fit import fit_ratio, quadratic
-from himlib.ratio.results import RatioFit, judge
+from himlib.ratio.results import RatioFit, RatioOutcome, judge
 
 __all__ = ["Telescope", "telescope"]
 
@@ -48,7 +48,10 @@ class Telescope(NamedTuple):
     rmse_p: jax.Array | None = None
     rmse_q: jax.Array | None = None
 
-    outcome = property(judge)
+    @property
+    def outcome(self) -> RatioOutcome:
+        """The verdict on one fit, not on a batch of them; its value is advice in words."""
+        return judge(self)
 
 
 def telescope(

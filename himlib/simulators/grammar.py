@@ -89,7 +89,8 @@ class ArithmeticGrammar:
     """
 
     max_length: int = 15
-    leaves: Sequence[float] | None = None
+    # None is for the constructor alone: __post_init__ puts the default in its place.
+    leaves: Sequence[float] = None  # type: ignore[assignment]
     operators: Sequence[float] = (0.25, 0.25, 0.25, 0.25)
 
     def __post_init__(self):
@@ -161,7 +162,7 @@ class ArithmeticGrammar:
         inside = jnp.arange(self.max_length) < 2 * leaves - 1
         return jnp.where(inside, rows[:, : self.max_length], END).astype(jnp.int32)
 
-    def is_valid(self, symbols: jax.Array) -> jax.Array:
+    def is_valid(self, symbols: jax.Array | np.ndarray) -> jax.Array:
         """Tell which encoded strings, shape (..., max_length), are in the language, with ends behind."""
         symbols = self._check(symbols)
         ended = jnp.cumsum(symbols == END, -1) > 0
@@ -185,13 +186,13 @@ class ArithmeticGrammar:
             raise ValueError(f"text: expected at most max_length={self.max_length} symbols, got {len(text)}.")
         return np.array([SYMBOLS.index(symbol) for symbol in text.ljust(self.max_length, "_")], np.int32)
 
-    def decode(self, symbols: jax.Array) -> str:
+    def decode(self, symbols: jax.Array | np.ndarray) -> str:
         """Turn one row of symbols into a string, without the ends that fill it up."""
         if np.ndim(self._check(symbols)) > 1:
             raise ValueError(f"symbols: expected one row, got shape {np.shape(symbols)}.")
         return "".join(SYMBOLS[symbol] for symbol in np.asarray(symbols)).rstrip("_")
 
-    def statistics(self, symbols: jax.Array) -> StringStatistics:
+    def statistics(self, symbols: jax.Array | np.ndarray) -> StringStatistics:
         """Judge encoded strings, shape (n, max_length); for reports, hence not under jit."""
         symbols = np.asarray(self._check(symbols))
         if symbols.ndim != 2 or not len(symbols):
@@ -225,6 +226,6 @@ def check_probabilities(name: str, values: Sequence[float], size: int) -> tuple[
     return values
 
 
-def entropy(probabilities: Sequence[float]) -> float:
+def entropy(probabilities: Sequence[float] | np.ndarray) -> float:
     """The entropy of a discrete distribution, in nats."""
     return -sum(float(value) * math.log(value) for value in probabilities if value > 0)

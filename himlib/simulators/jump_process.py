@@ -115,7 +115,7 @@ class JumpProcess:
     interval: float = 0.2
     max_events: int = 10_000
     leaps: int | None = None
-    prior: dist.Distribution | None = None
+    prior: dist.Distribution = None  # for the constructor alone: __post_init__ puts the default in its place
 
     def __post_init__(self):
         if not 0 < self.interval < math.inf:
@@ -181,8 +181,9 @@ class JumpProcess:
     def _simulate(self, key, beta, initial, steps, size):
         """Series, and the number of events in each."""
         dtype = jnp.result_type(beta, initial, jnp.float32)
-        run = lifted(partial(self._jump, steps)) if self.leaps is None else partial(self._leap, steps)
-        rows = (jnp.exp(beta).astype(jnp.float32), initial.astype(jnp.float32))
+        jump, leaps = lifted(partial(self._jump, steps)), self.leaps
+        run = jump if leaps is None else partial(self._leap, steps, leaps)
+        rows = [jnp.exp(beta).astype(jnp.float32), initial.astype(jnp.float32)]
         if size is not None:
             rows = [jnp.broadcast_to(row, (size, row.shape[-1])) for row in rows]
             words = jax.vmap(lambda key: jax.random.bits(key, (2,), "uint32"))(jax.random.split(key, size))
@@ -288,7 +289,7 @@ class JumpProcess:
         records = jnp.where(jnp.isnan(records), last[:, None], records)
         return records.reshape(*axes, steps, 2), counts.reshape(axes)
 
-    def _leap(self, steps: int, words: jax.Array, rates: jax.Array, initial: jax.Array):
+    def _leap(self, steps: int, leaps: int, words: jax.Array, rates: jax.Array, initial: jax.Array):
         """Simulate one series by leaps; no population falls below zero."""
         key = jax.random.wrap_key_data(words, impl="threefry2x32")
 
@@ -296,14 +297,14 @@ class JumpProcess:
             x, events = carry
             prey, predators = x
             expected = rates * jnp.stack([prey, prey * predators, predators, prey * predators])
-            happened = jax.random.poisson(key, expected * (self.interval / self.leaps)).astype(jnp.float32)
+            happened = jax.random.poisson(key, expected * (self.interval / leaps)).astype(jnp.float32)
             events = events + jnp.sum(jnp.maximum(happened, 0))  # of NaN it draws -1
             x = jnp.where(events > self.max_events, jnp.nan, jnp.maximum(x + happened @ CHANGES, 0))
             return (x, events), x
 
-        keys = jax.random.split(key, steps * self.leaps)
+        keys = jax.random.split(key, steps * leaps)
         (_, events), path = jax.lax.scan(leap, (initial, jnp.float32(0)), keys)
-        return path[self.leaps - 1 :: self.leaps], events
+        return path[leaps - 1 :: leaps], events
 
 
 def summary_statistics(series: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ def default_prior(log_noise: float | None, three_rates: bool = False) -> dist.Di
         del location[2], scale[2]
     if log_noise is not None:
         location, scale = [*location, log_noise], [*scale, 0.75]
-    return dist.Normal(np.float32(location), np.float32(scale)).to_event(1)
+    return dist.Normal(np.array(location, np.float32), np.array(scale, np.float32)).to_event(1)
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ class LotkaVolterra:
 
     interval: float = 0.2
     inner_steps: int = 1
-    noise_variance: float | None = None
+    # None is for the constructor alone: __post_init__ puts the default in its place.
+    noise_variance: float = None  # type: ignore[assignment]
     noise: str = "additive"
     infer_noise: bool = False
     three_rates: bool = False
-    prior: dist.Distribution | None = None
+    prior: dist.Distribution = None
 
     def __post_init__(self):
         if self.noise not in VARIANCE:
@@ -139,7 +140,7 @@ class LotkaVolterra:
 
         return HierarchicalImplicitModel(self.prior, generate=generate, noise_shape=(self.inner_steps, 2))
 
-    def _constants(self, beta: jax.Array, *lanes: int) -> tuple[jax.Array, jax.Array]:
+    def _constants(self, beta: jax.Array, *lanes: int) -> tuple[jax.Array, jax.Array | float]:
         """Rates, and the standard deviation of the noise of one inner step."""
         rates = jnp.exp(check_shape("beta", beta, (*self.prior.event_shape, *lanes)))
         sigma = rates[-1] if self.infer_noise else math.sqrt(self.noise_variance)
@@ -241,8 +242,8 @@ class LotkaVolterra:
 
         start = check_shape("x", x, (2,)).astype(jnp.result_type(x, rates))
         unit = jnp.eye(2, dtype=start.dtype)
-        start = (start if additive else jnp.log(start), jnp.zeros_like(unit))
-        (mean, ((a, b), (_, c))), _ = jax.lax.scan(step, start, length=self.inner_steps)
+        first = start if additive else jnp.log(start), jnp.zeros_like(unit)
+        (mean, ((a, b), (_, c))), _ = jax.lax.scan(step, first, length=self.inner_steps)
 
         def log_normal(y):  # two by two by hand: many times quicker than a Cholesky factor each
             u, v = y - mean
