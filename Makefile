@@ -33,7 +33,7 @@ book: $(ready)  ## build the site from the stored outputs, warnings as errors
 test: $(ready)  ## run every test: style, library, chapters, book, site
 	@start=$$SECONDS; failed=; \
 	step() { local name=$$1 began=$$SECONDS; shift; echo "== $$name"; "$$@" || failed+=" [$$name]"; echo "== $$name: $$((SECONDS - began)) s"; }; \
-	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet ."; \
+	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet . && $(bin)/mypy --no-error-summary"; \
 	step "library and project" env COVERAGE_CORE=sysmon $(bin)/pytest -q -n 2 --dist worksteal --durations=25 --ignore=tests/test_site.py --doctest-modules $(counted) tests himlib; \
 	[ "$$(uname -m)" != x86_64 ] || step "as an older processor rounds" env XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 OPENBLAS_CORETYPE=Nehalem $(bin)/pytest -q -n 2 $(SENSITIVE:%=tests/test_%.py); \
 	step "chapters, executed and compared" $(bin)/pytest -q --durations=10 -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/[0-9]*.ipynb; \
@@ -83,4 +83,4 @@ diff-setup: $(ready)  ## show notebooks as text in git diff
 	@git config diff.notebook.textconv "$(bin)/jupytext --to md --output -"; echo "git diff shows notebooks as text now"
 
 clean:  ## remove what was built
-	@rm -rf _build .pytest_cache .ruff_cache .coverage
+	@rm -rf _build .pytest_cache .ruff_cache .mypy_cache .coverage
