@@ -54,11 +54,6 @@ class State(NamedTuple):
     identities
         Running means of the curvature of r and of the information of its slopes along q, equal for a log
         ratio (Bartlett), and how much is known of them. A centered score is weighed by their ratio.
-
-    Examples
-    --------
-    >>> State._fields[:3]
-    ('ratio', 'posterior', 'ratio_optimizer')
     """
 
     ratio: Any
@@ -86,11 +81,6 @@ class Info(NamedTuple):
         Norms of the two gradients.
     spread
         Geometric mean of the sds of q in units of the proposal's scale (0 for a point mass).
-
-    Examples
-    --------
-    >>> Info._fields[:3]
-    ('elbo', 'ratio_loss', 'accuracy')
     """
 
     elbo: jax.Array | np.ndarray
@@ -132,12 +122,7 @@ class Algorithm(NamedTuple):
         ``contrast(key, state, data) -> (x, z, beta, covariate, center)``: what a step would show r, joint
         draws in the first half of the rows and the reference's in the second; None where r sees no beta.
     simulated
-        ``simulated(key, state, data) -> (x, beta)``: all that a step simulates; None where that is not asked.
-
-    Examples
-    --------
-    >>> Algorithm._fields[:2]
-    ('init', 'step')
+        ``simulated(key, state, data) -> (x, beta)``: all that a step simulates; None where it is not asked.
     """
 
     init: Callable

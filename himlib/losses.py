@@ -80,6 +80,18 @@ class RatioLoss(NamedTuple):
 
         It is zero unless D is the same for r and r + c, as with Donsker and Varadhan's. Then it is
         :math:`\log E_q[e^r]`, so that the ratio has mean one under q.
+
+        Parameters
+        ----------
+        r_q
+            Outputs at draws of q, shape (n,).
+        where
+            Which of them count, shape (n,); None for all.
+
+        Returns
+        -------
+        jax.Array or float
+            A number, in nats.
         """
         return log_mean_exp(r_q, where) if self.mean_q is log_mean_exp else 0.0
 
@@ -135,6 +147,16 @@ LOSSES = {
 
 def get_loss(loss: str | RatioLoss) -> RatioLoss:
     """Look a loss up by name, or pass one of your own through.
+
+    Parameters
+    ----------
+    loss
+        A name in :data:`LOSSES`, or a loss.
+
+    Returns
+    -------
+    RatioLoss
+        That of the name, or ``loss`` itself.
 
     Raises
     ------

@@ -279,6 +279,11 @@ class HierarchicalImplicitModel:
             Globals with a leading batch axis.
         covariate
             Covariates with the same leading axis, or None.
+
+        Returns
+        -------
+        tuple
+            The pair (z, x), each with the leading axis of ``beta``; z is None without local latents.
         """
         if not all(jnp.ndim(leaf) for leaf in jax.tree.leaves(beta)):
             raise ValueError("beta: expected a leading batch axis, got a number; one row for each pair.")
@@ -289,13 +294,37 @@ class HierarchicalImplicitModel:
         return jax.vmap(self.generate)(normal(key, (size, *self.noise_shape)), beta, covariate)
 
     def sample_prior(self, key: jax.Array, shape: tuple[int, ...] = ()) -> Any:
-        r"""Draw :math:`\beta \sim p(\beta)`, with leading axes ``shape``."""
+        r"""Draw :math:`\beta \sim p(\beta)`.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        shape
+            Of the leading axes; () for a single draw.
+
+        Returns
+        -------
+        Any
+            A tree like the prior, with an array for each distribution, in its own units.
+        """
         leaves, tree = jax.tree.flatten(self.prior, is_leaf=is_distribution)
         keys = jax.random.split(check_key(key), len(leaves))
         return tree.unflatten([draw(leaf, k, shape) for leaf, k in zip(leaves, keys, strict=True)])
 
     def log_prior(self, beta: Any) -> jax.Array:
-        r""":math:`\log p(\beta)` in nats, for one :math:`\beta`."""
+        r""":math:`\log p(\beta)` in nats, for one :math:`\beta`.
+
+        Parameters
+        ----------
+        beta
+            A tree like the prior, in its own units, without a leading axis.
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
+        """
         leaves, tree = jax.tree.flatten(self.prior, is_leaf=is_distribution)
         values = tree.flatten_up_to(beta)
         terms = (jnp.sum(leaf.log_prob(value)) for leaf, value in zip(leaves, values, strict=True))

@@ -53,6 +53,12 @@ def pure(build: Callable) -> Network:
         ``build(rngs, *batch) -> nnx.Module``, given example inputs with a leading batch axis. The
         module is called on the inputs of one datum.
 
+    Returns
+    -------
+    Network
+        ``init(key, *batch)`` gives the parameters, a tree of arrays; ``apply(params, *inputs)`` calls the
+        module.
+
     Examples
     --------
     >>> import jax
@@ -182,6 +188,16 @@ class NoisyDense(nnx.Module):
 
     def transition(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
         r"""Mean and covariance :math:`V V^\top` of y given h, for a layer that makes it normal.
+
+        Parameters
+        ----------
+        h
+            Shape (..., inputs).
+
+        Returns
+        -------
+        tuple of jax.Array
+            The mean, shape (..., outputs), and the covariance, (outputs, outputs), whatever h is.
 
         Raises
         ------
@@ -355,6 +371,12 @@ def ratio_network(
     activation
         Between hidden layers.
 
+    Returns
+    -------
+    Network
+        ``init(key, x, z, beta, covariate, center)`` of example batches, and
+        ``apply(params, x, z, beta, covariate, center)`` of one datum: a scalar, in nats.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp
@@ -372,8 +394,18 @@ def ratio_network(
 def straight_through(logits: jax.Array) -> jax.Array:
     r"""Choose the likeliest symbol, with the gradient of the softmax (Bengio, Leonard and Courville 2013).
 
-    The logits have shape (..., symbols). Forward, the result is exactly one-hot, so that no classifier
-    can tell soft symbols from hard ones. The gradient is biased: the true one is zero almost everywhere.
+    Forward, the result is exactly one-hot, so that no classifier can tell soft symbols from hard ones. The
+    gradient is biased: the true one is zero almost everywhere.
+
+    Parameters
+    ----------
+    logits
+        Shape (..., symbols).
+
+    Returns
+    -------
+    jax.Array
+        One-hot, of the shape and type of the logits.
 
     Examples
     --------

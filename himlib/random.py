@@ -25,6 +25,16 @@ SINE = tuple((-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for 
 def check_key(key: jax.Array) -> jax.Array:
     """Return ``key`` if it is a typed key of :mod:`jax.random`.
 
+    Parameters
+    ----------
+    key
+        What should be one, or an array of them.
+
+    Returns
+    -------
+    jax.Array
+        The key itself.
+
     Raises
     ------
     TypeError

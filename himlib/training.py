@@ -22,13 +22,7 @@ __all__ = ["Outcome", "Result", "cosine_adam", "fit", "fit_seeds"]
 
 
 class Outcome(Enum):
-    """How a run ended; the value is advice in words.
-
-    Examples
-    --------
-    >>> Outcome.SATURATED.name
-    'SATURATED'
-    """
+    """How a run ended; the value is advice in words."""
 
     AT_REST = (
         "q has come to rest, which is all that an optimizer can tell. Whether in the right place, "
@@ -85,11 +79,6 @@ class Result(NamedTuple):
         simulated x that were not, and the first beta that gave one.
     earlier
         The states in which the rounds before the last one ended.
-
-    Examples
-    --------
-    >>> Result._fields[:3]
-    ('state', 'history', 'outcome')
     """
 
     state: State
@@ -110,6 +99,11 @@ def cosine_adam(learning_rate: float, steps: int, final: float = 0.01) -> optax.
         Steps that it will take in one round: those of :func:`fit`, times ``ratio_steps`` for the ratio.
     final
         The last learning rate as a share of the first.
+
+    Returns
+    -------
+    optax.GradientTransformation
+        For a tree of arrays of any shapes, which it works on as one vector.
 
     Examples
     --------

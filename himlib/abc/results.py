@@ -9,13 +9,7 @@ __all__ = ["ABCOutcome", "ABCResult", "Generation"]
 
 
 class ABCOutcome(Enum):
-    """How a run ended; the value is advice in words.
-
-    Examples
-    --------
-    >>> ABCOutcome.NONE_ACCEPTED.name
-    'NONE_ACCEPTED'
-    """
+    """How a run ended; the value is advice in words."""
 
     COMPLETED = (
         "Draws of the ABC posterior at this tolerance. Halve the tolerance to see whether it still matters."
@@ -54,11 +48,6 @@ class Generation(NamedTuple):
         Of the generation.
     simulations
         Spent up to its end.
-
-    Examples
-    --------
-    >>> Generation._fields
-    ('tolerance', 'acceptance', 'ess', 'simulations')
     """
 
     tolerance: np.ndarray
@@ -96,11 +85,6 @@ class ABCResult(NamedTuple):
         The verdict, with advice in ``outcome.value``.
     history
         A :class:`Generation` for :func:`smc`, else None.
-
-    Examples
-    --------
-    >>> ABCResult._fields[:3]
-    ('beta', 'weights', 'distances')
     """
 
     beta: Any

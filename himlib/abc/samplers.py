@@ -22,6 +22,16 @@ __all__ = ["euclidean", "mcmc", "rejection", "smc", "standardize"]
 def euclidean(simulated: jax.Array, observed: jax.Array) -> jax.Array:
     r"""Euclidean distance of two summaries, :math:`\sqrt{\sum_i (s_i - s_{obs,i})^2}`.
 
+    Parameters
+    ----------
+    simulated, observed
+        Summaries of one shape.
+
+    Returns
+    -------
+    jax.Array
+        A scalar, in the summaries' units.
+
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -71,6 +81,11 @@ def rejection(
         Data sets simulated side by side. Memory holds one batch, and the accepted draws.
     progress
         Show a progress bar.
+
+    Returns
+    -------
+    ABCResult
+        The accepted draws of beta, along a leading axis, all of one weight; and how it ended.
 
     Raises
     ------
@@ -138,6 +153,12 @@ def mcmc(
         Standard deviation of a proposal in each unconstrained coordinate.
     chains
         How many; each is as long as the simulations allow.
+
+    Returns
+    -------
+    ABCResult
+        The draws of all chains, one chain after the other, all of one weight. Where no draw is accepted to
+        start from, there is none.
 
     Raises
     ------
@@ -227,6 +248,12 @@ def smc(
         Of one generation's distances, which is the next one's tolerance.
     particles
         Draws accepted in each generation.
+
+    Returns
+    -------
+    ABCResult
+        The weighted particles of the last generation that was completed, and a report on each generation in
+        ``history``.
 
     Raises
     ------

@@ -94,15 +94,52 @@ class Generator:
         return pure(lambda rngs, *batch: _Generator(self, rngs))
 
     def init(self, key: jax.Array) -> dict:
-        """Draw all weights from their prior."""
+        """Draw all weights from their prior.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+
+        Returns
+        -------
+        dict
+            A tree of arrays, as ``apply`` takes it.
+        """
         return self.network.init(key)
 
     def apply(self, weights: dict, covariate: jax.Array, noise: jax.Array) -> jax.Array:
-        """Logits of one row at each of its noises, shape (noises, K)."""
+        """Logits of one row at each of its noises.
+
+        Parameters
+        ----------
+        weights
+            Of :meth:`init`, or drawn from q.
+        covariate
+            The features of one row, shape (features,).
+        noise
+            Standard normal, shape (noises, noise_size).
+
+        Returns
+        -------
+        jax.Array
+            Shape (noises, classes).
+        """
         return self.network.apply(weights, covariate, noise)
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
-        """Probabilities of the labels given logits along the last axis: all on one label for an argmax."""
+        """Probabilities of the labels given logits along the last axis: all on one label for an argmax.
+
+        Parameters
+        ----------
+        logits
+            Shape (..., classes).
+
+        Returns
+        -------
+        jax.Array
+            Shape (..., classes), along the last axis adding up to 1.
+        """
         if self.output == "softmax":
             return jax.nn.softmax(logits)
         return jax.nn.one_hot(jnp.argmax(logits, axis=-1), self.classes, dtype=logits.dtype)

@@ -35,6 +35,11 @@ def noise_points(size: int, dimension: int, shift: jax.Array | float = 0.5) -> j
         s in (0, 1), one for each coordinate, or one for all. A uniform one gives each point exactly the
         standard normal distribution.
 
+    Returns
+    -------
+    jax.Array
+        Shape (size, dimension).
+
     Examples
     --------
     >>> [round(float(point), 2) for point in noise_points(3, 1)[:, 0]]
@@ -55,6 +60,16 @@ def margins(logits: jax.Array) -> jax.Array:
     r"""By how much each label leads: :math:`g_y - \log \sum_{k \ne y} e^{g_k}` along the last axis.
 
     Its sigmoid is the softmax.
+
+    Parameters
+    ----------
+    logits
+        Shape (..., K), in nats.
+
+    Returns
+    -------
+    jax.Array
+        Shape (..., K), in nats.
 
     Examples
     --------
@@ -116,6 +131,12 @@ def margin_ratio(hidden: Sequence[int] = (32, 32)) -> Network:
     hidden
         Widths of the hidden layers.
 
+    Returns
+    -------
+    Network
+        ``init(key, margins, covariates)`` for margins (N, A, K) of example rows; ``apply(params, margins,
+        covariate)`` for one row, whose margins are (A, K): r of each label, shape (K,).
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp
@@ -153,6 +174,11 @@ def subtract_baseline(ratio: Network, hidden: Sequence[int] = (32,)) -> Network:
         a, such as :func:`count_ratio`.
     hidden
         Widths of the hidden layers of b.
+
+    Returns
+    -------
+    Network
+        With the inputs and outputs of ``ratio``.
 
     Examples
     --------

@@ -21,11 +21,6 @@ class Scores(NamedTuple):
         width. It is biased upward, by about 0.8 of a bin's standard error.
     error_se, nlpd_se, ece_se
         Standard errors.
-
-    Examples
-    --------
-    >>> Scores._fields[:3]
-    ('error', 'nlpd', 'ece')
     """
 
     error: np.ndarray
@@ -49,6 +44,11 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> Scores:
         Shape (..., n, K); leading axes, such as seeds, are kept.
     labels
         Shape (n,).
+
+    Returns
+    -------
+    Scores
+        Of all rows together.
 
     Raises
     ------

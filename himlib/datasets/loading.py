@@ -33,11 +33,6 @@ class HareLynx(NamedTuple):
         1900 to 1920, shape (21,), int32.
     pelts
         Pelts of hares and of lynxes in thousands a year, shape (21, 2), float32.
-
-    Examples
-    --------
-    >>> HareLynx._fields
-    ('years', 'pelts')
     """
 
     years: np.ndarray
@@ -127,6 +122,11 @@ class Dataset(NamedTuple):
     def standardize(self) -> Self:
         """Shift and scale by mean and sd of the training rows; columns of zeros and ones stay as they are.
 
+        Returns
+        -------
+        Dataset
+            With other ``x_train`` and ``x_test``.
+
         Examples
         --------
         >>> data = load("digits").standardize()
@@ -143,6 +143,16 @@ class Dataset(NamedTuple):
         """Split the training rows again, 80 to 20 in each class, to choose settings without the test rows.
 
         The test rows of the result are the validation rows; the real ones are not in it.
+
+        Parameters
+        ----------
+        seed
+            Of the split.
+
+        Returns
+        -------
+        Dataset
+            With the training rows alone.
 
         Examples
         --------
@@ -189,6 +199,11 @@ def load(
         is tried.
     seed
         Of the splits "random" and "ripley80"; 0 unless given. The other splits are fixed.
+
+    Returns
+    -------
+    Dataset or HareLynx
+        Arrays of NumPy, training and test rows apart; for "hare_lynx" the series.
 
     Raises
     ------

@@ -39,11 +39,6 @@ class RatioCalibration(NamedTuple):
         constant in beta; this is its standard deviation (appendix F of the paper).
     shift
         By how many posterior sds the error of r moves the posterior mean of each parameter, to first order.
-
-    Examples
-    --------
-    >>> RatioCalibration._fields
-    ('slope', 'correlation', 'rmse', 'shift')
     """
 
     slope: float
@@ -65,11 +60,6 @@ class ScoreTest(NamedTuple):
         Of all coordinates together, d degrees of freedom.
     p_value
         Of that chi square.
-
-    Examples
-    --------
-    >>> ScoreTest._fields
-    ('mean', 'standard_error', 'z', 'chi_square', 'p_value')
     """
 
     mean: jax.Array
@@ -159,6 +149,11 @@ def ratio_calibration(sum_of_r: Any, log_likelihood: Any, beta: Any) -> RatioCal
         The values, with a leading axis of B: drawn from the posterior or from q, for the shift to have its
         meaning; from a wider distribution to see the tails.
 
+    Returns
+    -------
+    RatioCalibration
+        Numbers, and an array of one entry for each parameter.
+
     Raises
     ------
     ValueError
@@ -220,6 +215,11 @@ def score_test(
         Values with a leading axis of S: one value repeated, or draws of q.
     covariate
         Covariates with the same leading axis, or None.
+
+    Returns
+    -------
+    ScoreTest
+        A test of each coordinate, and one of all together.
 
     Raises
     ------

@@ -29,11 +29,6 @@ class PredictiveCheck(NamedTuple):
     p_value
         Two-sided, element by element: twice the smaller share of simulated statistics at least, or at
         most, the observed one, which itself is counted in.
-
-    Examples
-    --------
-    >>> PredictiveCheck._fields
-    ('observed', 'simulated', 'p_value')
     """
 
     observed: Any
@@ -69,6 +64,11 @@ def posterior_predictive(
     statistics
         ``statistics(data) -> pytree of arrays`` of one data set, a :class:`~himlib.base.Data`. The
         default is x itself, which gives a p-value for each datum.
+
+    Returns
+    -------
+    PredictiveCheck
+        What the statistics are of the data and of the L simulated data sets, and a p-value for each.
 
     Raises
     ------

@@ -66,11 +66,6 @@ class Verdict(NamedTuple):
         Range of the data over the sd of simulated x at the proposal, the smallest of all entries of x.
     findings
         What of this calls for a remedy, in words; empty if nothing does.
-
-    Examples
-    --------
-    >>> Verdict._fields[:3]
-    ('outcome', 'width', 'information_ratio')
     """
 
     outcome: Outcome
@@ -108,10 +103,15 @@ def verdict(
     model, algorithm, data
         What was fitted.
     result
-        What :func:`~himlib.training.fit` returned; or :func:`~himlib.training.fit_seeds`, and there will be
-        a verdict on each seed.
+        What :func:`~himlib.training.fit` returned, or :func:`~himlib.training.fit_seeds`.
     draws
         Number of pairs of a :math:`\beta \sim q` and a datum.
+
+    Returns
+    -------
+    Verdict or tuple of Verdict
+        What was measured, and in ``findings`` what is wrong, empty if nothing is; a tuple of them, one for
+        each seed, of the result of :func:`~himlib.training.fit_seeds`.
 
     Raises
     ------

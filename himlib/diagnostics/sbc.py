@@ -28,11 +28,6 @@ class Replications(NamedTuple):
         Array of shape (S, d), one row for each replication.
     draws
         Array of shape (S, L, d).
-
-    Examples
-    --------
-    >>> Replications._fields
-    ('names', 'truth', 'draws')
     """
 
     names: tuple[str, ...]

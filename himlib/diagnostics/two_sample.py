@@ -29,11 +29,6 @@ class TwoSample(NamedTuple):
         them apart, 1 if everything does.
     standard_error
         Of the accuracy, for the classifiers as they were trained.
-
-    Examples
-    --------
-    >>> TwoSample._fields
-    ('accuracy', 'standard_error')
     """
 
     accuracy: float
@@ -47,6 +42,7 @@ def c2st(key: jax.Array, first: Any, second: Any, *, folds: int = 5, steps: int 
     by :func:`~himlib.ratio.fit_ratio`; the fold takes no part in it, nor in choosing when to stop. For
     densities p and q the best possible accuracy is :math:`\tfrac12 + \tfrac12 TV(p, q)`, with TV the
     total variation distance. Samples are whitened by their pooled covariance first.
+    Other packages train other classifiers: do not compare this number with theirs.
 
     Parameters
     ----------
@@ -58,6 +54,11 @@ def c2st(key: jax.Array, first: Any, second: Any, *, folds: int = 5, steps: int 
         Parts of the cross-validation.
     steps
         Steps of Adam for each fold.
+
+    Returns
+    -------
+    TwoSample
+        The held-out accuracy, and its standard error.
 
     Raises
     ------
@@ -130,6 +131,11 @@ def sliced_wasserstein(a: jax.Array, b: jax.Array, directions: int | jax.Array =
     directions
         The number K of directions, evenly spread over a half circle, for the plane; in any other space
         the directions themselves: K columns of length one, shape (d, K).
+
+    Returns
+    -------
+    jax.Array
+        A scalar.
 
     Raises
     ------

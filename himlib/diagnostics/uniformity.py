@@ -20,11 +20,6 @@ class RankHistogram(NamedTuple):
         Array of shape (bins, d).
     expected, low, high
         Mean and central interval of each count of a calibrated posterior, (bins,).
-
-    Examples
-    --------
-    >>> RankHistogram._fields
-    ('edges', 'counts', 'expected', 'low', 'high')
     """
 
     edges: np.ndarray
@@ -49,11 +44,6 @@ class RankTest(NamedTuple):
     p_value
         Array of shape (d,), exact for the largest excursion: ``p_value <= 1 - probability`` for
         those curves that leave the band, and no others.
-
-    Examples
-    --------
-    >>> RankTest._fields
-    ('points', 'difference', 'low', 'high', 'p_value')
     """
 
     points: np.ndarray
@@ -74,11 +64,6 @@ class Coverage(NamedTuple):
         Share of the truths inside, (K, d). Below the level: too narrow or off; above: too wide.
     standard_error
         That of the share for a calibrated posterior, (K,).
-
-    Examples
-    --------
-    >>> Coverage._fields
-    ('level', 'share', 'standard_error')
     """
 
     level: np.ndarray
@@ -132,6 +117,11 @@ def rank_histogram(ranks: np.ndarray, draws: int, bins: int = 20, probability: f
         Number of bins, best a divisor of L + 1.
     probability
         Probability of the band, in each bin for itself.
+
+    Returns
+    -------
+    RankHistogram
+        Counts for each of the d quantities, and what to hold them against.
 
     Raises
     ------
@@ -227,6 +217,11 @@ def rank_test(ranks: np.ndarray, draws: int, probability: float = 0.95) -> RankT
     probability
         Probability of the band.
 
+    Returns
+    -------
+    RankTest
+        A curve and a p-value for each of the d quantities, and the band.
+
     Raises
     ------
     ValueError
@@ -273,6 +268,11 @@ def coverage(
         Probabilities; each is rounded to one that L draws can realize.
     region
         Whether these are the ranks of distances, small ones inside.
+
+    Returns
+    -------
+    Coverage
+        A share for each of the K levels and d quantities, and what to hold it against.
 
     Raises
     ------

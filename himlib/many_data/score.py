@@ -29,13 +29,7 @@ ROUGH = 0.05  # relative: where A and I of fewer data differ by less, which is t
 
 
 class ScoreOutcome(Enum):
-    """How a solution ended; the value is advice in words.
-
-    Examples
-    --------
-    >>> ScoreOutcome.MOVING.name
-    'MOVING'
-    """
+    """How a solution ended; the value is advice in words."""
 
     CONVERGED = "The last step over all data was shorter than 0.3 sd."
     MOVING = (
@@ -74,11 +68,6 @@ class Pass(NamedTuple):
         Standard deviations of the posterior, shape (passes, d).
     step
         Length of the step in these sds, the largest of all coordinates.
-
-    Examples
-    --------
-    >>> Pass._fields
-    ('size', 'mean', 'sd', 'step')
     """
 
     size: np.ndarray
@@ -110,11 +99,6 @@ class ScoreFit(NamedTuple):
         A :class:`Pass`.
     outcome
         The verdict, with advice in ``outcome.value``.
-
-    Examples
-    --------
-    >>> ScoreFit._fields[:2]
-    ('mean', 'covariance')
     """
 
     mean: np.ndarray

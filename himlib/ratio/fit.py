@@ -31,6 +31,16 @@ __all__ = ["classifier", "fit_ratio", "quadratic"]
 def quadratic(x: jax.Array) -> jax.Array:
     r"""List all :math:`x_i` and :math:`x_i x_j, i \le j`: in these the log ratio of two normals is linear.
 
+    Parameters
+    ----------
+    x
+        One draw, of any shape, with d entries.
+
+    Returns
+    -------
+    jax.Array
+        Shape (d + d (d + 1) / 2,).
+
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -44,9 +54,19 @@ def quadratic(x: jax.Array) -> jax.Array:
 def classifier(
     hidden: Sequence[int] = (32,), *, quadratic: bool = True, activation: Callable = jax.nn.squareplus
 ) -> Network:
-    """Make a network of one x: :func:`himlib.networks.ratio_network`, with its options, for x alone.
+    """Make a network of one x: :func:`himlib.networks.ratio_network` for x alone.
 
     Make it once for many fits: each new network is compiled anew.
+
+    Parameters
+    ----------
+    hidden, quadratic, activation
+        As in :func:`himlib.networks.ratio_network`.
+
+    Returns
+    -------
+    Network
+        ``init(key, x)`` of an example batch, and ``apply(params, x)`` of one x: a scalar, in nats.
 
     Examples
     --------
@@ -148,6 +168,12 @@ def fit_ratio(
         The first one of Adam for a network; it falls to a hundredth along a cosine.
     log_ratio
         The true one where it is known, ``log_ratio(x)`` for x with a leading axis.
+
+    Returns
+    -------
+    RatioFit
+        The log ratio as a function, ``r(x)`` for x with a leading axis, in nats; what held-out draws say of
+        it; and in ``outcome`` how far to trust it.
 
     Raises
     ------

@@ -11,13 +11,7 @@ __all__ = ["RatioFit", "RatioOutcome", "Reliability"]
 
 
 class RatioOutcome(Enum):
-    """How far an estimate can be trusted; the value is advice in words.
-
-    Examples
-    --------
-    >>> RatioOutcome.SATURATED.name
-    'SATURATED'
-    """
+    """How far an estimate can be trusted; the value is advice in words."""
 
     OVERLAPPING = "p and q overlap enough for their ratio to be learned."
     SATURATED = (
@@ -53,11 +47,6 @@ class Reliability(NamedTuple):
         Mean of :math:`\sigma(r)` in each bin, and the share of p among its draws; NaN in an empty bin.
     weight
         The share of all draws that are in the bin.
-
-    Examples
-    --------
-    >>> Reliability._fields
-    ('predicted', 'observed', 'weight')
     """
 
     predicted: jax.Array
@@ -92,11 +81,6 @@ class RatioFit(NamedTuple):
         Whether the loss has a log ratio.
     rmse_p, rmse_q
         Root mean square error of r in nats over all draws of p, and of q, if the true one was given.
-
-    Examples
-    --------
-    >>> RatioFit._fields[:3]
-    ('r', 'loss', 'accuracy')
     """
 
     r: Partial

@@ -32,11 +32,6 @@ class Telescope(NamedTuple):
         Mean of r over all draws of p.
     effective_sample_size, saturated, is_ratio, rmse_p, rmse_q
         As in :class:`RatioFit`; saturated if any bridge is.
-
-    Examples
-    --------
-    >>> Telescope._fields[:2]
-    ('r', 'bridges')
     """
 
     r: Partial
@@ -84,6 +79,12 @@ def telescope(
         Their number K; 1 is :func:`fit_ratio` itself.
     options
         Passed on to :func:`fit_ratio` for each bridge.
+
+    Returns
+    -------
+    Telescope
+        The log ratio as a function, ``r(x)`` for x with a leading axis, in nats; the fit of each bridge; and
+        in ``outcome`` how far to trust their sum.
 
     Raises
     ------

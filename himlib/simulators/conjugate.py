@@ -66,14 +66,35 @@ class ConjugateGaussian:
         return dist.Normal(0.0, self.prior_scale)
 
     def predictive(self, beta: jax.Array) -> dist.Normal:
-        r""":math:`p(x_n \mid \beta) = N(\beta, s_1^2 + s_2^2)`."""
+        r""":math:`p(x_n \mid \beta) = N(\beta, s_1^2 + s_2^2)`.
+
+        Parameters
+        ----------
+        beta
+            Of any shape.
+
+        Returns
+        -------
+        numpyro.distributions.Normal
+            Of the batch shape of ``beta``.
+        """
         return dist.Normal(beta, math.hypot(self.local_scale, self.noise_scale))
 
     def posterior(self, x: jax.Array) -> dist.Normal:
-        r""":math:`p(\beta \mid x_1, \dots, x_N)`, for x of any shape with N entries.
+        r""":math:`p(\beta \mid x_1, \dots, x_N)`.
 
         .. math:: N\left(\frac{\sum_n x_n}{v \lambda}, \frac1\lambda\right), \quad
                   v = s_1^2 + s_2^2, \quad \lambda = \frac1{s_0^2} + \frac N v.
+
+        Parameters
+        ----------
+        x
+            All data, of any shape with N entries.
+
+        Returns
+        -------
+        numpyro.distributions.Normal
+            Over one number.
         """
         x = jnp.asarray(x)
         variance = self.local_scale**2 + self.noise_scale**2
@@ -84,16 +105,48 @@ class ConjugateGaussian:
         r""":math:`p(z_n \mid x_n, \beta) = N(\beta + w (x_n - \beta), w s_2^2)`, elementwise.
 
         .. math:: w = s_1^2 / (s_1^2 + s_2^2)
+
+        Parameters
+        ----------
+        x, beta
+            Of shapes that broadcast.
+
+        Returns
+        -------
+        numpyro.distributions.Normal
+            Of the batch shape that they broadcast to.
         """
         weight = self.local_scale**2 / (self.local_scale**2 + self.noise_scale**2)
         return dist.Normal(beta + weight * (x - beta), self.noise_scale * math.sqrt(weight))
 
     def log_joint(self, x: jax.Array, z: jax.Array, beta: jax.Array) -> jax.Array:
-        r""":math:`\log p(x_n, z_n \mid \beta)` in nats, elementwise."""
+        r""":math:`\log p(x_n, z_n \mid \beta)` in nats, elementwise.
+
+        Parameters
+        ----------
+        x, z, beta
+            Of shapes that broadcast.
+
+        Returns
+        -------
+        jax.Array
+            Of the shape that they broadcast to.
+        """
         return dist.Normal(beta, self.local_scale).log_prob(z) + dist.Normal(z, self.noise_scale).log_prob(x)
 
     def evidence(self, x: jax.Array) -> jax.Array:
-        r""":math:`\log p(x_1, \dots, x_N)` in nats, the most that an ELBO can be."""
+        r""":math:`\log p(x_1, \dots, x_N)` in nats, the most that an ELBO can be.
+
+        Parameters
+        ----------
+        x
+            All data, of any shape with N entries.
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
+        """
         # Bayes' theorem holds at every beta. At the posterior mean no term of it is far out in a tail.
         posterior = self.posterior(x)
         beta = posterior.mean
@@ -108,5 +161,17 @@ class ConjugateGaussian:
 
         the most that any :math:`q(z \mid x, \beta)` gives. Equation 4 of Tran, Ranganath and Blei (2017) is
         this bound less :math:`\sum_n \log q(x_n)`, a constant.
+
+        Parameters
+        ----------
+        location, scale
+            Mean and sd of :math:`q(\beta)`, numbers.
+        x
+            All data, of any shape with N entries.
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
         """
         return self.evidence(x) - dist.kl_divergence(dist.Normal(location, scale), self.posterior(x))

@@ -42,13 +42,37 @@ class GridPosterior(NamedTuple):
         return self.probability / (self.axis[1] - self.axis[0]) ** 2
 
     def expectation(self, function: Callable) -> jax.Array:
-        """Average ``function(z)``, for one z of shape (2,), over the grid."""
+        """Average a function over the grid.
+
+        Parameters
+        ----------
+        function
+            ``function(z)`` gives an array, for one z of shape (2,).
+
+        Returns
+        -------
+        jax.Array
+            Of the shape that the function gives.
+        """
         points = jnp.stack(jnp.meshgrid(self.axis, self.axis, indexing="ij"), axis=-1)
         values = jax.vmap(jax.vmap(function))(points)
         return jnp.tensordot(self.probability, values, axes=2)
 
     def sample(self, key: jax.Array, size: int) -> jax.Array:
-        """Draw z of shape (size, 2): a square by its probability, then a point in it uniformly."""
+        """Draw z: a square by its probability, then a point in it uniformly.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        size
+            Number of draws.
+
+        Returns
+        -------
+        jax.Array
+            Shape (size, 2).
+        """
         k_square, k_point = jax.random.split(check_key(key))
         # The inverse of the distribution function: quicker than one Gumbel variable for each square.
         total = jnp.cumsum(self.probability.ravel())
@@ -118,11 +142,37 @@ class CurvedLatent:
         return HierarchicalImplicitModel(dist.Delta(0.0), generate=generate, noise_shape=(3,))
 
     def simulate(self, key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-        """Draw pairs: z of shape (size, 2) and x of shape (size,)."""
+        """Draw pairs (z, x).
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        size
+            Number of pairs.
+
+        Returns
+        -------
+        tuple of jax.Array
+            z of shape (size, 2), and x of shape (size,).
+        """
         return self.model.simulate_batch(key, jnp.zeros(size))
 
     def log_joint(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        r""":math:`\log p(x_n, z_n)` in nats, for one x and one z of shape (2,)."""
+        r""":math:`\log p(x_n, z_n)` in nats.
+
+        Parameters
+        ----------
+        x
+            One number.
+        z
+            Shape (2,).
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
+        """
         return dist.Normal().log_prob(z).sum() + dist.Normal(self.function(z), self.noise_scale).log_prob(x)
 
     def posterior(self, x: jax.Array, limit: float = 5.0, size: int = 401) -> GridPosterior:
@@ -137,6 +187,11 @@ class CurvedLatent:
         size
             Squares along a coordinate. The default spacing, 0.025, is a twelfth of the banana's noise
             and an eighth of the ring's.
+
+        Returns
+        -------
+        GridPosterior
+            The probability of each square.
 
         Raises
         ------

@@ -19,12 +19,16 @@ __all__ = ["DeepImplicit", "ImportanceSample", "Layers"]
 
 
 class Layers(NamedTuple):
-    """The layers of one datum: stochastic z, deterministic h, in the order in which they are computed.
+    """The layers of one datum, in the order in which they are computed.
 
-    Examples
-    --------
-    >>> Layers._fields
-    ('z2', 'h2', 'z1', 'h1', 'x')
+    Attributes
+    ----------
+    z2, z1
+        Stochastic layers, shape (hidden,).
+    h2, h1
+        Deterministic ones, shape (hidden,).
+    x
+        The datum, shape (outputs,).
     """
 
     z2: jax.Array
@@ -78,11 +82,35 @@ class ImportanceSample(NamedTuple):
         return jnp.sqrt(jnp.maximum(1 / self.effective_size - 1 / self.log_weight.size, 0))
 
     def expectation(self, function: Callable) -> jax.Array:
-        """Average ``function(noise)``, for one draw, over the posterior."""
+        """Average a function over the posterior.
+
+        Parameters
+        ----------
+        function
+            ``function(noise)`` gives an array, for one draw of shape (d2 + d1,).
+
+        Returns
+        -------
+        jax.Array
+            Of the shape that the function gives.
+        """
         return jnp.tensordot(jax.nn.softmax(self.log_weight), jax.vmap(function)(self.noise), axes=1)
 
     def sample(self, key: jax.Array, size: int) -> jax.Array:
-        """Draw from the posterior, shape (size, d2 + d1): the draws again, by their weights."""
+        """Draw from the posterior: the draws again, by their weights.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        size
+            Number of draws.
+
+        Returns
+        -------
+        jax.Array
+            Shape (size, d2 + d1).
+        """
         index = jax.random.choice(check_key(key), len(self.noise), (size,), p=jax.nn.softmax(self.log_weight))
         return self.noise[index]
 
@@ -156,7 +184,18 @@ class DeepImplicit:
         return pure(lambda rngs, *noises: _Layers(self, rngs))
 
     def init(self, key: jax.Array) -> Any:
-        """Draw weights to start from: variance 1 / inputs, which keeps all layers of one size."""
+        """Draw weights to start from: variance 1 / inputs, which keeps all layers of one size.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+
+        Returns
+        -------
+        dict
+            A tree of arrays, one beta of ``model``.
+        """
         return self.network.init(key, *(jnp.zeros((1, size)) for size in self.noise_sizes))
 
     @property
@@ -181,7 +220,19 @@ class DeepImplicit:
         )
 
     def conditional(self, h1: jax.Array, beta: Any) -> dist.MultivariateNormal:
-        r"""The exact :math:`p(x \mid h_1, \beta) = N(W_h h_1 + b, V V^\top)`, for h1 of shape (..., hidden).
+        r"""The exact :math:`p(x \mid h_1, \beta) = N(W_h h_1 + b, V V^\top)`.
+
+        Parameters
+        ----------
+        h1
+            Shape (..., hidden).
+        beta
+            The weights.
+
+        Returns
+        -------
+        numpyro.distributions.MultivariateNormal
+            Of batch shape (...), over x of shape (outputs,).
 
         Raises
         ------
@@ -226,6 +277,11 @@ class DeepImplicit:
             Number of draws.
         proposal
             A numpyro distribution of vectors of d2 + d1 entries; by default the standard normal prior.
+
+        Returns
+        -------
+        ImportanceSample
+            The draws and their weights, which give :math:`p(x \mid \beta)` and averages over the posterior.
 
         Raises
         ------

@@ -102,7 +102,18 @@ class ArithmeticGrammar:
 
     @classmethod
     def over_strings(cls, max_length: int = 15) -> "ArithmeticGrammar":
-        r"""Uniform over all strings of at most ``max_length`` symbols: :math:`p(k) \propto 4^{k-1}`."""
+        r"""Uniform over all strings of at most ``max_length`` symbols: :math:`p(k) \propto 4^{k-1}`.
+
+        Parameters
+        ----------
+        max_length
+            As of the class.
+
+        Returns
+        -------
+        ArithmeticGrammar
+            With the operators alike.
+        """
         counts = [cls.count_strings(length) for length in range(1, max_length + 1, 2)]
         return cls(max_length, [count / sum(counts) for count in counts])
 
@@ -116,6 +127,18 @@ class ArithmeticGrammar:
                   p(k) \propto C_{k-1} \, p_x^k (1 - p_x)^{k-1}.
 
         Short strings prevail whatever the rules: at :math:`p_x = 1/2`, 62 % are a single x.
+
+        Parameters
+        ----------
+        rules
+            :math:`(p_x, p_+, p_-, p_*, p_/)`, which add up to 1.
+        max_length
+            As of the class.
+
+        Returns
+        -------
+        ArithmeticGrammar
+            With the lengths and operators that they imply.
         """
         leaf, *operators = check_probabilities("rules", rules, 1 + OPERATORS)
         if not 0 < leaf < 1:
@@ -153,7 +176,20 @@ class ArithmeticGrammar:
         return entropy(self.leaves) + operators * entropy(self.operators)
 
     def sample(self, key: jax.Array, size: int) -> jax.Array:
-        """Draw encoded strings, int32 of shape (size, max_length)."""
+        """Draw encoded strings.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        size
+            Number of strings.
+
+        Returns
+        -------
+        jax.Array
+            Symbols, int32 of shape (size, max_length).
+        """
         k_leaves, k_operators = jax.random.split(check_key(key))
         leaves = 1 + jax.random.categorical(k_leaves, jnp.log(jnp.array(self.leaves)), shape=(size, 1))
         logits, shape = jnp.log(jnp.array(self.operators)), (size, len(self.leaves))
@@ -163,7 +199,18 @@ class ArithmeticGrammar:
         return jnp.where(inside, rows[:, : self.max_length], END).astype(jnp.int32)
 
     def is_valid(self, symbols: jax.Array | np.ndarray) -> jax.Array:
-        """Tell which encoded strings, shape (..., max_length), are in the language, with ends behind."""
+        """Tell which encoded strings are in the language, with ends behind.
+
+        Parameters
+        ----------
+        symbols
+            Shape (..., max_length), integers.
+
+        Returns
+        -------
+        jax.Array
+            Booleans of shape (...).
+        """
         symbols = self._check(symbols)
         ended = jnp.cumsum(symbols == END, -1) > 0
         fits = jnp.where(jnp.arange(self.max_length) % 2, (symbols > 0) & (symbols < END), symbols == 0)

@@ -75,19 +75,57 @@ class LinearRegression:
         return dist.Normal(jnp.zeros(self.size), self.prior_scale).to_event(1)
 
     def mean(self, covariate: jax.Array, beta: jax.Array) -> jax.Array:
-        r""":math:`c_n^\top \beta`, the response without noise, over any leading axes."""
+        r""":math:`c_n^\top \beta`, the response without noise, over any leading axes.
+
+        Parameters
+        ----------
+        covariate, beta
+            Shape (..., size) each.
+
+        Returns
+        -------
+        jax.Array
+            Shape (...).
+        """
         return jnp.sum(covariate * beta, axis=-1)
 
     def log_likelihood(self, x: jax.Array, covariate: jax.Array, beta: jax.Array) -> jax.Array:
-        r""":math:`\sum_n \log p(x_n \mid \beta, c_n)` in nats, at one :math:`\beta`."""
+        r""":math:`\sum_n \log p(x_n \mid \beta, c_n)` in nats, at one :math:`\beta`.
+
+        Parameters
+        ----------
+        x
+            Responses, shape (N,).
+        covariate
+            Their features, shape (N, size).
+        beta
+            Weights, shape (size,).
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
+        """
         x, covariate = self._checked(x, covariate)
         return dist.Normal(self.mean(covariate, beta), self.noise_scale).log_prob(x).sum()
 
     def posterior(self, x: jax.Array, covariate: jax.Array) -> dist.MultivariateNormal:
-        r""":math:`p(\beta \mid x_1, \dots, x_N)`, for x of shape (N,) and covariates of shape (N, size).
+        r""":math:`p(\beta \mid x_1, \dots, x_N)`.
 
         .. math:: N\left(\Lambda^{-1} \frac{C^\top x}{s^2}, \Lambda^{-1}\right), \quad
                   \Lambda = \frac{I}{s_0^2} + \frac{C^\top C}{s^2}.
+
+        Parameters
+        ----------
+        x
+            Responses, shape (N,).
+        covariate
+            Their features, shape (N, size).
+
+        Returns
+        -------
+        numpyro.distributions.MultivariateNormal
+            Over vectors of shape (size,).
         """
         x, covariate = self._checked(x, covariate)
         # In units of the prior and of the noise, whose squares may be no numbers of single precision.
@@ -102,7 +140,20 @@ class LinearRegression:
         )
 
     def evidence(self, x: jax.Array, covariate: jax.Array) -> jax.Array:
-        r""":math:`\log p(x_1, \dots, x_N)` in nats, given the covariates; the most that an ELBO can be."""
+        r""":math:`\log p(x_1, \dots, x_N)` in nats, given the covariates; the most that an ELBO can be.
+
+        Parameters
+        ----------
+        x
+            Responses, shape (N,).
+        covariate
+            Their features, shape (N, size).
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
+        """
         # Bayes' theorem holds at every beta. At the posterior mean no term of it is far out in a tail.
         posterior = self.posterior(x, covariate)
         beta = posterior.mean

@@ -175,7 +175,18 @@ class LotkaVolterra:
         r"""The next record when the noise is set to zero: :math:`(m_1, m_2)` after all inner steps.
 
         A query that any model :math:`g(\epsilon \mid \beta)` allows; in general not the simulator's mean.
-        Populations x have shape (2,), and beta is as in :meth:`transition_log_prob`.
+
+        Parameters
+        ----------
+        x
+            Populations (prey, predators), shape (2,).
+        beta
+            As in :meth:`transition_log_prob`.
+
+        Returns
+        -------
+        jax.Array
+            Populations, shape (2,).
         """
         constants = self._constants(beta)
         noise = jnp.zeros((self.inner_steps, 2), constants[0].dtype)
@@ -195,6 +206,11 @@ class LotkaVolterra:
             Populations (prey, predators) at two records in a row, not negative, shape (2,) each.
         beta
             Log rates, shape (4,), or (5,) with ``infer_noise``.
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
 
         Raises
         ------
@@ -223,7 +239,17 @@ class LotkaVolterra:
 
         in populations for additive noise, where the final normal is folded into the positive quadrant,
         and in log populations for multiplicative noise. With one inner step it is exact; with more it
-        is good while the noise between records is small. Arguments: see :meth:`transition_log_prob`.
+        is good while the noise between records is small.
+
+        Parameters
+        ----------
+        x_next, x, beta
+            As in :meth:`transition_log_prob`.
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
         """
         check_shape("x_next", x_next, (2,))
         rates, scale = self._constants(beta)
@@ -273,6 +299,11 @@ class LotkaVolterra:
             Number of records, one per ``interval``.
         size
             Number of series, or None for one.
+
+        Returns
+        -------
+        jax.Array
+            Populations, shape (steps, 2); with ``size``, (size, steps, 2).
 
         Raises
         ------
@@ -337,6 +368,11 @@ class LotkaVolterra:
         start
             Where Newton's method starts; by default the prior's mean.
 
+        Returns
+        -------
+        numpyro.distributions.MultivariateNormal
+            Over log rates, of the shape of the prior.
+
         Raises
         ------
         ValueError
@@ -362,14 +398,17 @@ class LotkaVolterra:
 def transitions(series: jax.Array, initial: jax.Array) -> tuple[jax.Array, jax.Array]:
     r"""Cut series into transitions: :math:`(x_t, x_{t+1})` for every record, the first from ``initial``.
 
-    The result is ``(covariate, x)``, both of shape (number of series times steps, 2).
-
     Parameters
     ----------
     series
         Records of shape (..., steps, 2).
     initial
         Populations at time 0, shape (2,), or (..., 2) with the leading axes of ``series``.
+
+    Returns
+    -------
+    tuple of jax.Array
+        ``(covariate, x)``, both of shape (number of series times steps, 2).
 
     Raises
     ------
