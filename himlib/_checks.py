@@ -1,5 +1,6 @@
 """What can be refused before a run starts: what was expected, what came, the likely cause."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -117,6 +118,48 @@ def check_shape(name: str, value: jax.Array | None, *shapes: tuple[int, ...]) ->
         expected = " or ".join(map(str, dict.fromkeys(shapes)))
         raise ValueError(f"{name}: expected shape {expected}, got {got}; jax.vmap lifts to batches.")
     return jnp.asarray(value)
+
+
+def check_methods(name: str, value: Any, what: str, protocol: type) -> None:
+    """Refuse an object without what a protocol asks for: its methods, and its properties, which may be None.
+
+    Examples
+    --------
+    >>> from himlib.families import LocalFamily
+    >>> check_methods("local", 3, "a family q(z | x, beta)", LocalFamily)
+    Traceback (most recent call last):
+    TypeError: local: expected a family q(z | x, beta) with init and sample, got int without init and \
+sample; see himlib.families.LocalFamily.
+    """
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name}: expected an instance of {what}, got the class {value.__name__}; likely cause: "
+            "missing ()."
+        )
+    asked = {key: part for key, part in vars(protocol).items() if not key.startswith("_")}
+    missing = [
+        key
+        for key, part in asked.items()
+        if not callable(got := getattr(value, key, ())) and not (isinstance(part, property) and got is None)
+    ]
+    if missing:
+        place = f"{protocol.__module__}.{protocol.__qualname__}"
+        raise TypeError(
+            f"{name}: expected {what} with {listed(asked)}, got {type(value).__name__} without "
+            f"{listed(missing)}; see {place}."
+        )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names as a sentence does.
+
+    Examples
+    --------
+    >>> listed(["init", "sample", "moments"])
+    'init, sample and moments'
+    """
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def check_samples(p: Any, q: Any) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import optax
 from numpyro.distributions import Delta
 
-from himlib._checks import check_counts
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
-from himlib.models import check_model, check_width
+from himlib._checks import check_counts, check_methods
+from himlib._problem import noted
+from himlib.families import Family, ImplicitConditional, LocalFamily
+from himlib.models import Frame, check_model, check_width
 from himlib.networks import Network
 
 
@@ -29,28 +30,21 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
             "ImplicitConditional has none; use MeanFieldNormal, FullRankNormal or PointMass, and pass "
             "the implicit family as local."
         )
-    if not isinstance(posterior, MeanFieldNormal | FullRankNormal | PointMass):
-        got = type(posterior).__name__
-        if isinstance(posterior, type):
-            got = f"the class {posterior.__name__}; likely cause: missing ()"
-        raise TypeError(
-            f"posterior: expected an instance of MeanFieldNormal, FullRankNormal or PointMass, got {got}."
-        )
-    if isinstance(model.prior, Delta) and not isinstance(posterior, PointMass):
+    check_methods("posterior", posterior, "a family q(beta)", Family)
+    if isinstance(model.prior, Delta) and posterior.distribution is not None:
         check_width([model.prior], [0.0])
     if not isinstance(ratio, Network):
         raise TypeError(
             f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}; "
             "see himlib.ratio_network and himlib.pure."
         )
-    if local is not None and (isinstance(local, type) or not hasattr(local, "sample")):
-        got = f"the class {local.__name__}" if isinstance(local, type) else type(local).__name__
-        raise TypeError(f"local: expected an instance of ImplicitConditional or None, got {got}.")
+    if local is not None:
+        check_methods("local", local, "a family q(z | x, beta)", LocalFamily)
     if not callable(reference) and reference not in ("predictive", "empirical"):
         raise ValueError(f"reference: expected 'predictive', 'empirical' or a function, got {reference!r}.")
     if proposal not in ("round", "posterior"):
         raise ValueError(f"proposal: expected 'round' or 'posterior', got {proposal!r}.")
-    if proposal == "posterior" and isinstance(posterior, PointMass):
+    if proposal == "posterior" and posterior.distribution is None:
         raise ValueError("proposal: a point mass has no width to propose from; use proposal='round'.")
     if jitter is not None and reference == "empirical":
         raise ValueError("jitter: the empirical reference pairs each x with its own covariate, as it is.")
@@ -60,6 +54,53 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
             "sharding: expected a mesh of automatic axes, Mesh(jax.devices(), ('data',)), got one of "
             "explicit axes, which jax.make_mesh makes."
         )
+
+
+def check_family(posterior: Any, frame: Frame) -> None:
+    """Refuse a family q(beta) whose arrays have other shapes than the algorithms take them to have.
+
+    Examples
+    --------
+    A density with no event axis would give a term for each coordinate, and a mean in place of their sum.
+
+    >>> import jax.numpy as jnp
+    >>> import numpyro.distributions as dist
+    >>> from himlib import MeanFieldNormal
+    >>> class Own(MeanFieldNormal):
+    ...     def distribution(self, params):
+    ...         return dist.Normal(params["location"], 1.0)
+    >>> check_family(Own(), Frame(jnp.zeros(2), jnp.ones(2)))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: posterior: expected log_prob of 3 draws to have shape (3,), got (3, 2).
+    ...
+    """
+    size = len(frame.location)
+    count = size + 1  # of draws: another number than that of coordinates
+
+    def compare(what, expected, got):
+        if got != expected:
+            raise ValueError(f"posterior: expected {what} to have shape {expected}, got {got}.")
+
+    def look(key, frame):
+        params = posterior.init(size)
+        v = posterior.sample(params, key, count)
+        compare(f"{count} draws of {size} coordinates", (count, size), np.shape(v))
+        for what, part in zip(("the mean", "the sd"), posterior.moments(params), strict=True):
+            compare(f"{what} of moments", (size,), np.shape(part))
+        if posterior.distribution is not None:
+            log_q = posterior.distribution(params).log_prob(v)
+            compare(f"log_prob of {count} draws", (count,), np.shape(log_q))
+        other = posterior.reframe(params, frame, frame)
+        trees = [jax.tree.structure(tree) for tree in (params, other)]
+        shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (params, other)]
+        if trees[0] != trees[1] or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"posterior: expected parameters from reframe like those from init, {trees[0]} of shapes "
+                f"{shapes[0]}, got {trees[1]} of shapes {shapes[1]}."
+            )
+
+    with noted("What the methods of q(beta) take and give: himlib.families.Family."):
+        jax.eval_shape(look, jax.random.key(0), frame)
 
 
 def check_optimizers(ratio_optimizer: Any, posterior_optimizer: Any, local: Any) -> None:

@@ -163,6 +163,24 @@ def check_local(z: Any, local: Any) -> None:
         )
 
 
+def check_draws(z: Any, made: Any) -> None:
+    """Hold draws of q(z | x, beta) against the simulator's z.
+
+    Examples
+    --------
+    >>> check_draws(jnp.zeros(5), jnp.zeros((5, 1)))
+    Traceback (most recent call last):
+    ValueError: local: expected z like the simulator's, of shape (5,), got (5, 1); \
+see himlib.families.LocalFamily.
+    """
+    expected, got = (jax.tree.map(jnp.shape, tree) for tree in (z, made))
+    if expected != got:
+        raise ValueError(
+            f"local: expected z like the simulator's, of shape {expected}, got {got}; "
+            "see himlib.families.LocalFamily."
+        )
+
+
 def check_shapes(model: HierarchicalImplicitModel, data: Any, observed: bool = True) -> Any:
     """Hold the shapes of simulated x against those of the data, if any, and return the shape of z.
 

@@ -7,7 +7,6 @@ Kraehenbuehl and Darrell 2017).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,9 @@ import optax
 
 from himlib._checks import check_counts, check_ratio
 from himlib._options import check_optimizers, check_options
-from himlib._problem import check_local, check_measured, check_problem, measure
+from himlib._problem import check_draws, check_local, check_measured, check_problem, measure
 from himlib.base import Algorithm, Info, State, check_data, norm
-from himlib.families import PointMass
+from himlib.families import LocalFamily, PointMass
 from himlib.losses import get_loss
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
@@ -30,7 +29,7 @@ def joint_matching(
     model: HierarchicalImplicitModel,
     ratio: Network,
     *,
-    local: Any = None,
+    local: LocalFamily | None = None,
     start: Callable,
     ratio_optimizer: optax.GradientTransformation,
     posterior_optimizer: optax.GradientTransformation | dict,
@@ -64,9 +63,9 @@ def joint_matching(
         Network of (x, z, None, covariate, None), such as :func:`himlib.networks.ratio_network` makes:
         in the place of beta there is None, for r does not see the weights.
     local
-        Family of q(z | x), :class:`~himlib.families.ImplicitConditional` or any object with its ``init``
-        and ``sample``; they too get None in the place of beta. None, for a model without z, leaves the
-        matching of x alone: a generative adversarial network.
+        Family of q(z | x), :class:`~himlib.families.ImplicitConditional` or one of your own, see
+        :class:`~himlib.families.LocalFamily`; it too gets None in the place of beta. None, for a model
+        without z, leaves the matching of x alone: a generative adversarial network.
     start
         ``start(key) -> beta``, the weights to begin with; ``model.sample_prior`` is one. The prior's mean
         is none: with all weights zero, a network passes no gradient on.
@@ -234,6 +233,7 @@ def joint_matching(
         z, x = simulate(k_model, params, batch.covariate)
         if local is not None:  # in the units of the data's x, which a network may not know yet
             params["z"] = local.init(k_local, z, batch.x, None, batch.covariate)
+            check_draws(z, jax.eval_shape(sample_z, params, k_z, batch))
         pairs = both((x, z), (batch.x, sample_z(params, k_z, batch)))
         covariate = both(batch.covariate, batch.covariate)
         ratio_params = ratio.init(k_ratio, *pairs, None, covariate, None)

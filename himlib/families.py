@@ -6,12 +6,36 @@ parameterized there in the units of a *frame*: a location and a scale per coordi
 .. math:: u = \text{location} + \text{scale} \cdot v, \qquad v \sim q(v; \lambda),
 
 so that learning rates mean the same whatever the units of the model.
+
+**Bring your own.** Any object with the methods of :class:`Family` is a q(beta), and any with those of
+:class:`LocalFamily` a q(z | x, beta); nothing is inherited or registered. Tails longer than a normal's, say:
+
+>>> class Logistic:
+...     def init(self, size):
+...         return {"location": jnp.zeros(size), "log_scale": jnp.zeros(size)}
+...     def distribution(self, params):
+...         return dist.Logistic(params["location"], jnp.exp(params["log_scale"])).to_event(1)
+...     def sample(self, params, key, size):
+...         return self.distribution(params).sample(key, (size,))
+...     def moments(self, params):
+...         return params["location"], jnp.exp(params["log_scale"]) * jnp.pi / 3**0.5
+...     def reframe(self, params, old, new):
+...         location = (old.location + old.scale * params["location"] - new.location) / new.scale
+...         return {"location": location, "log_scale": params["log_scale"] + jnp.log(old.scale / new.scale)}
+>>> q, params = Logistic(), Logistic().init(2)
+>>> q.distribution(params).log_prob(q.sample(params, jax.random.key(0), 5)).shape
+(5,)
+
+A normalizing flow is another, made of numpyro's transforms: its moments may come from draws under a fixed
+key, and with an affine map as its last layer it can be reframed exactly. Yours to write are also r, a
+:class:`~himlib.networks.Network`, its loss, a :class:`~himlib.losses.RatioLoss`, and the summaries and
+distances of :mod:`himlib.abc`, which are functions.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +48,164 @@ from himlib.models import Frame
 from himlib.networks import MLP, Network, Standardize, check_hidden, pure, standardization
 from himlib.random import normal
 
-__all__ = ["FullRankNormal", "ImplicitConditional", "MeanFieldNormal", "PointMass"]
+__all__ = ["Family", "FullRankNormal", "ImplicitConditional", "LocalFamily", "MeanFieldNormal", "PointMass"]
+
+
+class Family(Protocol):
+    r"""What a family of q(beta) has to have: four methods and a density.
+
+    All of it is in the units of a frame, of v and not of u or beta; d is the number of unconstrained
+    coordinates, ``model.space.size``. Parameters are a pytree of floating-point arrays, of whatever shapes,
+    which an optax optimizer moves without constraints: a scale is kept as its logarithm. Every method is
+    traced by JAX.
+
+    Examples
+    --------
+    >>> family: Family = MeanFieldNormal()  # as a type; nothing asks for its class
+    >>> family.sample(family.init(3), jax.random.key(0), 5).shape
+    (5, 3)
+    >>> point: Family = PointMass()
+    >>> point.distribution is None
+    True
+    """
+
+    def init(self, size: int) -> Any:
+        """Give the parameters to start with.
+
+        Parameters
+        ----------
+        size
+            d, the number of coordinates of v.
+
+        Returns
+        -------
+        Any
+            A pytree of arrays; for a first q as wide as the frame, those at which v is near N(0, I).
+        """
+
+    def sample(self, params: Any, key: jax.Array, size: int) -> jax.Array:
+        """Draw v, reparameterized: its gradient in ``params`` is taken.
+
+        Parameters
+        ----------
+        params
+            As :meth:`init` gives them.
+        key
+            A typed key.
+        size
+            The number of draws, a Python integer.
+
+        Returns
+        -------
+        jax.Array
+            Of shape (size, d).
+        """
+
+    @property
+    def distribution(self) -> Callable[[Any], dist.Distribution] | None:
+        """The density: ``distribution(params) -> q(v)``, a method; or None, for a point mass.
+
+        What it returns has ``log_prob(v)``, in nats, which takes v of shape (size, d) and gives (size,), as
+        a numpyro distribution with one event axis does. Its gradient is taken in v.
+        :func:`~himlib.classification.bayesian_classifier` also asks for ``entropy()``. Where it is None,
+        there is no term log q, no second round and nothing to propose from.
+        """
+
+    def moments(self, params: Any) -> tuple[jax.Array, jax.Array]:
+        """Tell the mean and the sd of each coordinate of v.
+
+        They report q, and center and scale the proposals; where there is no closed form, draws under a fixed
+        key do.
+
+        Parameters
+        ----------
+        params
+            As :meth:`init` gives them.
+
+        Returns
+        -------
+        tuple
+            Two arrays of shape (d,).
+        """
+
+    def reframe(self, params: Any, old: Frame, new: Frame) -> Any:
+        r"""Express the same q of u in another frame, for the next round.
+
+        .. math:: \text{old location} + \text{old scale} \cdot v_\text{old}
+                  = \text{new location} + \text{new scale} \cdot v_\text{new}.
+
+        Parameters
+        ----------
+        params
+            Those in the old frame.
+        old, new
+            Frames, each with a location and a scale of shape (d,), in units of u.
+
+        Returns
+        -------
+        Any
+            Parameters of the same structure and shapes, in the new frame.
+        """
+
+
+class LocalFamily(Protocol):
+    r"""What a family of q(z | x, beta) has to have: two methods, and no density.
+
+    It sees z, x, beta and covariates in the model's own units, each with a leading axis of n rows: x and the
+    covariate as :class:`~himlib.base.Data` has them, beta as the prior has it. What is a dict there is a dict
+    of such arrays here, and a covariate that the data have not is None. So is beta, for
+    :func:`~himlib.adversarial.joint_matching`.
+
+    Examples
+    --------
+    A normal with its mean linear in x and beta:
+
+    >>> class Linear:
+    ...     def init(self, key, z, x, beta, covariate):
+    ...         return {"weights": jnp.zeros(3), "log_scale": jnp.zeros(())}
+    ...     def sample(self, params, key, x, beta, covariate):
+    ...         a, b, c = params["weights"]
+    ...         return a * x + b * beta + c + jnp.exp(params["log_scale"]) * jax.random.normal(key, x.shape)
+    >>> family: LocalFamily = Linear()
+    >>> rows = jnp.linspace(-1, 1, 5)
+    >>> params = family.init(jax.random.key(0), rows, rows, rows, None)
+    >>> family.sample(params, jax.random.key(1), rows, rows, None).shape
+    (5,)
+    """
+
+    def init(self, key: jax.Array, z: Any, x: Any, beta: Any, covariate: Any) -> Any:
+        """Give the parameters to start with.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        z, x, beta, covariate
+            A simulated batch, as an example of shapes and units; each array has shape (n, ...).
+
+        Returns
+        -------
+        Any
+            A pytree of arrays.
+        """
+
+    def sample(self, params: Any, key: jax.Array, x: Any, beta: Any, covariate: Any) -> Any:
+        """Draw one z for each row, reparameterized: its gradient in ``params`` and in beta is taken.
+
+        Parameters
+        ----------
+        params
+            As :meth:`init` gives them.
+        key
+            A typed key.
+        x, beta, covariate
+            Rows, of any number n.
+
+        Returns
+        -------
+        Any
+            z with a leading axis of n, in the structure and shapes of the simulator's.
+        """
 
 
 @dataclass(frozen=True)
@@ -117,6 +298,8 @@ class PointMass:
     >>> print(family.moments(family.init(2))[1])
     [0. 0.]
     """
+
+    distribution = None  # which says that there is no density
 
     def init(self, size: int) -> dict:
         """Start at the frame's location."""

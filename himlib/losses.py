@@ -41,16 +41,16 @@ class RatioLoss(NamedTuple):
     name
         The name in :data:`LOSSES`.
     on_p, on_q
-        :math:`\ell_p(r)` and :math:`\ell_q(r)`: element-wise and unreduced.
+        :math:`\ell_p(r)` and :math:`\ell_q(r)`: element-wise and unreduced, of the shape of r.
     optimum
         The network output that minimizes the population loss, as a function of the true
-        :math:`\log p/q`.
+        :math:`\log p/q`, in nats; element-wise.
     log_ratio
-        What to make of an output to get the log ratio, element-wise; None if there is no way. An ELBO
-        built on such an r has no calibrated scale.
+        What to make of an output to get the log ratio, in nats and element-wise; None if there is no way. An
+        ELBO built on such an r has no calibrated scale.
     mean_q
-        How the values of ``on_q`` become one number: :func:`jax.numpy.mean`, or a function of the same
-        arguments, ``mean_q(values, where=...)``.
+        How the values of ``on_q`` become one number, of shape (): :func:`jax.numpy.mean`, or a function of
+        the same arguments, ``mean_q(values, where=...)``.
 
     Examples
     --------
@@ -58,6 +58,13 @@ class RatioLoss(NamedTuple):
     >>> loss = get_loss("log")
     >>> print(f"{loss(jnp.zeros(3), jnp.zeros(5)):.4f}")  # 2 log 2: the classifier knows nothing
     1.3863
+
+    One of your own goes wherever a loss is asked for; here Jeffreys' divergence, the sum of two of ours:
+
+    >>> own = RatioLoss("jeffreys", on_p=lambda r: jnp.exp(-r) - r, on_q=lambda r: jnp.exp(r) + r,
+    ...     optimum=lambda log_ratio: log_ratio, log_ratio=lambda r: r)
+    >>> float(own(jnp.zeros(3), jnp.zeros(5)))
+    2.0
     """
 
     name: str
@@ -145,6 +152,31 @@ LOSSES = {
 }
 
 
+def check_loss(loss: RatioLoss) -> None:
+    """Refuse a loss of one's own with a part that is no function, or not element-wise.
+
+    Examples
+    --------
+    >>> check_loss(LOSSES["log"]._replace(on_p=lambda r: softplus(-r).mean()))
+    Traceback (most recent call last):
+    ValueError: loss: expected on_p to be element-wise, of shape (3,) for r of shape (3,), got ().
+    """
+    parts = loss._asdict()
+    for part in ("on_p", "on_q", "optimum", "log_ratio", "mean_q"):
+        function = parts[part]
+        if part == "log_ratio" and function is None:
+            continue
+        if not callable(function):
+            raise TypeError(f"loss: expected {part} to be a function, got {type(function).__name__}.")
+        if part == "mean_q":
+            continue
+        shape = jnp.shape(jax.eval_shape(function, jnp.zeros(3)))
+        if shape != (3,):
+            raise ValueError(
+                f"loss: expected {part} to be element-wise, of shape (3,) for r of shape (3,), got {shape}."
+            )
+
+
 def get_loss(loss: str | RatioLoss) -> RatioLoss:
     """Look a loss up by name, or pass one of your own through.
 
@@ -160,8 +192,10 @@ def get_loss(loss: str | RatioLoss) -> RatioLoss:
 
     Raises
     ------
+    TypeError
+        If a part of one's own loss is no function.
     ValueError
-        If no loss has this name.
+        If no loss has this name, or one's own is not element-wise.
 
     Examples
     --------
@@ -169,6 +203,7 @@ def get_loss(loss: str | RatioLoss) -> RatioLoss:
     False
     """
     if isinstance(loss, RatioLoss):
+        check_loss(loss)
         return loss
     if not isinstance(loss, str) or loss not in LOSSES:
         raise ValueError(f"loss: expected one of {sorted(LOSSES)} or a RatioLoss, got {loss!r}.")

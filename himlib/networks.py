@@ -24,20 +24,43 @@ __all__ = [
 
 
 class Network(NamedTuple):
-    """A network as two pure functions.
+    """A network as two pure functions, which need not be flax's.
 
     Attributes
     ----------
     init
-        ``init(key, *batch) -> params``; ``batch`` are example inputs with a leading batch axis.
+        ``init(key, *batch) -> params``; ``batch`` are example inputs with a leading batch axis. The
+        parameters are a pytree of floating-point arrays, of whatever shapes.
     apply
         ``apply(params, *inputs) -> output`` for ONE datum, to be lifted by vmap.
+
+    Notes
+    -----
+    A ratio network takes ``(x, z, beta, covariate, center)`` and gives one number, of shape ().
+    ``apply`` gets x and covariate in the shapes and units of a row of :class:`~himlib.base.Data`, z in those
+    of the simulator, beta and the center of its proposal in those of the prior, as a dict where the prior is
+    one; ``init`` gets each with a leading axis of rows. z or covariate are None where there are none. For
+    :func:`~himlib.adversarial.joint_matching`, beta and center are None; :mod:`himlib.classification` and
+    :mod:`himlib.ratio` have inputs of their own.
 
     Examples
     --------
     >>> network = Network(init=lambda key, x: {}, apply=lambda params, x: 2 * x)
     >>> network.apply({}, 3)
     6
+
+    A log ratio that is quadratic in x and beta, without a layer:
+
+    >>> def init(key, x, z, beta, covariate, center):
+    ...     return jnp.zeros((3, 3))
+    >>> def apply(params, x, z, beta, covariate, center):
+    ...     features = jnp.stack([jnp.ones(()), x, beta])
+    ...     return features @ params @ features
+    >>> ratio = Network(init, apply)
+    >>> rows = jnp.linspace(-1, 1, 5)
+    >>> params = ratio.init(jax.random.key(0), rows, None, rows, None, rows)
+    >>> ratio.apply(params, rows[0], None, rows[0], None, rows[0]).shape
+    ()
     """
 
     init: Callable

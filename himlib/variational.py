@@ -11,17 +11,16 @@ where r is trained to tell joint draws (x, z) of the model from x of a reference
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from himlib._checks import check_ratio
-from himlib._options import check_optimizers, check_options, check_sizes
-from himlib._problem import check_local, check_measured, check_problem, measure, noted
+from himlib._options import check_family, check_optimizers, check_options, check_sizes
+from himlib._problem import check_draws, check_local, check_measured, check_problem, measure, noted
 from himlib.base import Algorithm, Info, State, check_state, norm
-from himlib.families import PointMass
+from himlib.families import Family, LocalFamily
 from himlib.losses import RatioLoss, get_loss
 from himlib.models import Frame, HierarchicalImplicitModel
 from himlib.networks import Network
@@ -43,10 +42,10 @@ ALGORITHM_1 = {
 
 def lfvi(
     model: HierarchicalImplicitModel,
-    posterior: Any,
+    posterior: Family,
     ratio: Network,
     *,
-    local: Any = None,
+    local: LocalFamily | None = None,
     ratio_optimizer: optax.GradientTransformation,
     posterior_optimizer: optax.GradientTransformation | dict,
     loss: str | RatioLoss = "log",
@@ -69,13 +68,15 @@ def lfvi(
         The model; its ``simulate_batch`` gives the joint draws (x, z) that r learns from.
     posterior
         Family of q(beta): :class:`~himlib.families.MeanFieldNormal`,
-        :class:`~himlib.families.FullRankNormal` or :class:`~himlib.families.PointMass`.
+        :class:`~himlib.families.FullRankNormal`, :class:`~himlib.families.PointMass`, or one of your own, see
+        :class:`~himlib.families.Family`.
     ratio
         Network of (x, z, beta, covariate, center), see :func:`himlib.networks.ratio_network`.
     local
-        Family of q(z | x, beta), :class:`~himlib.families.ImplicitConditional`, for a model with local
-        latents. It learns at beta from the proposal: were it right at q's center alone, its error would
-        grow away from there and make q(beta) too narrow.
+        Family of q(z | x, beta), :class:`~himlib.families.ImplicitConditional` or one of your own, see
+        :class:`~himlib.families.LocalFamily`, for a model with local latents. It learns at beta from the
+        proposal: were it right at q's center alone, its error would grow away from there and make q(beta)
+        too narrow.
     ratio_optimizer
         An optax transformation; it restarts with each round, as does the other.
     posterior_optimizer
@@ -131,7 +132,7 @@ def lfvi(
     Examples
     --------
     >>> import jax, optax
-    >>> from himlib import ImplicitConditional, MeanFieldNormal, ratio_network
+    >>> from himlib import Data, ImplicitConditional, MeanFieldNormal, ratio_network
     >>> from himlib.simulators.conjugate import ConjugateGaussian
     >>> algorithm = lfvi(ConjugateGaussian().model, MeanFieldNormal(), ratio_network(),
     ...     local=ImplicitConditional(), ratio_optimizer=optax.adam(1e-3),
@@ -153,6 +154,7 @@ def lfvi(
         parts = {part: part for part in posterior_optimizer}
         posterior_optimizer = optax.partition(posterior_optimizer, parts)
     space = model.space
+    check_family(posterior, space.frame)
     apply_ratio = jax.vmap(ratio.apply, (None, 0, 0, 0, 0, None))
     log_ratio_of = loss.log_ratio or (lambda output: output)  # the hinge's goes into the ELBO as it is
 
@@ -227,7 +229,7 @@ def lfvi(
         v = posterior.sample(params["beta"], k_beta, posterior_samples)
         u = state.frame.location + state.frame.scale * v
         value = jax.vmap(model.log_prior)(jax.vmap(space.constrain)(u)).mean()
-        if not isinstance(posterior, PointMass):
+        if posterior.distribution is not None:
             density = posterior.distribution(jax.lax.stop_gradient(params["beta"]))
             log_q = density.log_prob(v) - jax.vmap(space.log_jacobian)(u) - jnp.log(state.frame.scale).sum()
             value = value - log_q.mean()
@@ -385,7 +387,9 @@ def lfvi(
         frame, size = space.frame, jax.tree.leaves(data)[0].shape[0]
         beta = jax.vmap(space.constrain)(frame.location + frame.scale * normal(k_beta, (size, space.size)))
         z, x = model.simulate_batch(k_model, beta, data.covariate)
-        return local.init(k_local, z, x, beta, data.covariate)
+        params = local.init(k_local, z, x, beta, data.covariate)
+        check_draws(z, jax.eval_shape(local.sample, params, k_local, x, beta, data.covariate))
+        return params
 
     def init(key, data):
         k_local, k_restart = jax.random.split(check_key(key))
@@ -406,7 +410,7 @@ def lfvi(
         return jnp.stack([state.frame.location + state.frame.scale * location, state.frame.scale * scale])
 
     def refine(key, state, data):
-        if isinstance(posterior, PointMass):
+        if posterior.distribution is None:
             raise ValueError("refine: a point mass has no width to propose from; fit it in one round.")
         location, scale = moments(state)
         frame = Frame(location, jnp.minimum(width * scale, state.frame.scale))

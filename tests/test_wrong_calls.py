@@ -25,7 +25,7 @@ from himlib._checks import check_precision
 from himlib._problem import check_problem
 from himlib.abc import rejection
 from himlib.diagnostics import c2st, posterior_predictive
-from himlib.losses import get_loss
+from himlib.losses import LOSSES, get_loss
 from himlib.models import Space, enable_x64
 from himlib.random import normal
 from himlib.ratio import fit_ratio
@@ -78,6 +78,19 @@ class Table:
 
     def to_numpy(self):
         return self.values
+
+
+class Own:
+    """Of no class of ours: it has the methods that it is given, all of no use but those named."""
+
+    def __init__(self, *names, **methods):
+        vars(self).update(dict.fromkeys(names, lambda *arguments: None), **methods)
+
+
+def family(**methods):
+    """A family with the methods of the mean-field normal, but for those given."""
+    names = ("init", "sample", "distribution", "moments", "reframe")
+    return Own(**{name: getattr(MeanFieldNormal(), name) for name in names} | methods)
 
 
 ALGORITHM = build()
@@ -186,6 +199,57 @@ CALLS = {
         TypeError,
         "posterior: expected .* got Normal",
     ),
+    "posterior: one method alone": (
+        lambda: build(posterior=Own("init", "sample", "distribution", "reframe")),
+        TypeError,
+        r"posterior: expected a family q\(beta\) with init, sample, distribution, moments and reframe, "
+        r"got Own without moments; see himlib\.families\.Family",
+    ),
+    "posterior: half of it": (
+        lambda: build(posterior=Own("init", "sample")),
+        TypeError,
+        "got Own without distribution, moments and reframe",
+    ),
+    "posterior: a number for a method": (
+        lambda: build(posterior=family(moments=3)),
+        TypeError,
+        "got Own without moments;",
+    ),
+    "posterior: None for a method": (
+        lambda: build(posterior=family(sample=None)),
+        TypeError,
+        "got Own without sample;",
+    ),
+    "posterior: no point of ours": (
+        lambda: build(posterior=family(distribution=None), proposal="posterior"),
+        ValueError,
+        "a point mass has no width",
+    ),
+    "posterior: draws the other way round": (
+        lambda: build(posterior=family(sample=lambda params, key, size: jnp.zeros((1, size)))),
+        ValueError,
+        r"(?s)expected 2 draws of 1 coordinates to have shape \(2, 1\), got \(1, 2\)\..*families\.Family",
+    ),
+    "posterior: a scalar mean": (
+        lambda: build(posterior=family(moments=lambda params: (0.0, jnp.ones(1)))),
+        ValueError,
+        r"expected the mean of moments to have shape \(1,\), got \(\)",
+    ),
+    "posterior: a matrix of moments": (
+        lambda: build(posterior=family(moments=lambda params: jnp.ones((3, 1)))),
+        ValueError,
+        "(?s)himlib.families.Family",
+    ),
+    "posterior: a density for each coordinate": (
+        lambda: build(posterior=family(distribution=lambda params: dist.Normal(params["location"], 1.0))),
+        ValueError,
+        r"expected log_prob of 2 draws to have shape \(2,\), got \(2, 1\)",
+    ),
+    "posterior: other parameters in another frame": (
+        lambda: build(posterior=family(reframe=lambda params, old, new: params["location"])),
+        ValueError,
+        "expected parameters from reframe like those from init",
+    ),
     "ratio: not called": (
         lambda: build(ratio=ratio_network),
         TypeError,
@@ -197,6 +261,29 @@ CALLS = {
         "local: expected an instance .* got the class",
     ),
     "local: a number": (lambda: build(local=3), TypeError, "local: expected .* got int"),
+    "local: one method alone": (
+        lambda: build(local=Own("sample")),
+        TypeError,
+        r"local: expected a family q\(z \| x, beta\) with init and sample, got Own without init; see "
+        r"himlib\.families\.LocalFamily",
+    ),
+    "local: z with an axis too many": (
+        lambda: start(
+            model=WITH_Z, local=Own(init=lambda *batch: {}, sample=lambda params, key, x, *_: x[:, None])
+        ),
+        ValueError,
+        r"local: expected z like the simulator's, of shape \(6,\), got \(6, 1\); see .*\.LocalFamily",
+    ),
+    "loss: a part is a number": (
+        lambda: build(loss=LOSSES["log"]._replace(on_q=3)),
+        TypeError,
+        "loss: expected on_q to be a function, got int",
+    ),
+    "loss: reduced": (
+        lambda: build(loss=LOSSES["log"]._replace(on_p=jnp.mean)),
+        ValueError,
+        r"loss: expected on_p to be element-wise, of shape \(3,\) for r of shape \(3,\), got \(\)",
+    ),
     "loss: unknown": (lambda: build(loss="logistic"), ValueError, "loss: expected one of .* got 'logistic'"),
     "loss: a class": (lambda: get_loss(RatioLoss), ValueError, "loss: expected one of"),
     "loss: a list": (lambda: build(loss=["log"]), ValueError, "loss: expected one of .* got \\['log'\\]"),

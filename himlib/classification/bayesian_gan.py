@@ -1,19 +1,17 @@
 """The Bayesian GAN on labels, and the Bayesian neural network beside it."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from himlib._checks import check_counts
-from himlib._options import check_optimizers
+from himlib._checks import check_counts, check_methods
+from himlib._options import check_family, check_optimizers
 from himlib.base import Algorithm, Data, Info, State, check_data, norm
 from himlib.classification.generator import ROWS, Generator
 from himlib.classification.ratios import count_ratio, margins, noise_points
-from himlib.families import FullRankNormal, MeanFieldNormal, PointMass
+from himlib.families import Family
 from himlib.losses import RatioLoss, get_loss
 from himlib.models import Frame
 from himlib.networks import Network
@@ -24,7 +22,7 @@ __all__ = ["bayesian_classifier"]
 
 def bayesian_classifier(
     generator: Generator,
-    posterior: Any,
+    posterior: Family,
     ratio: Network | None = None,
     *,
     ratio_optimizer: optax.GradientTransformation,
@@ -56,7 +54,8 @@ def bayesian_classifier(
         The network, a :class:`~himlib.classification.Generator`.
     posterior
         Family of q(beta), over the weights as one vector: :class:`~himlib.families.MeanFieldNormal`,
-        :class:`~himlib.families.FullRankNormal` or :class:`~himlib.families.PointMass` (MAP).
+        :class:`~himlib.families.FullRankNormal`, :class:`~himlib.families.PointMass` (MAP), or one of your
+        own whose distribution knows its entropy, see :class:`~himlib.families.Family`.
     ratio
         A network of (margins, covariate) that gives K ratios, see :mod:`himlib.classification`. None takes
         :func:`~himlib.classification.count_ratio`, whose three numbers stay fixed for a softmax output: then
@@ -94,8 +93,7 @@ def bayesian_classifier(
 
     Notes
     -----
-    Both families of normals have their entropy, and the mean of the log prior, in closed form: neither is
-    sampled.
+    The entropy of q, and the mean of the log prior, are taken in closed form: neither is sampled.
 
     Examples
     --------
@@ -124,6 +122,7 @@ def bayesian_classifier(
     output_of = loss.optimum if loss.is_ratio else lambda r: r
     shapes = jax.eval_shape(generator.init, jax.random.key(0))
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+    check_entropy(posterior, flat.size)
     if generator.noise_size == 0:  # all noises are the same
         anchors, fakes = 1, 1
     anchor_noise = noise_points(anchors, generator.noise_size)
@@ -143,7 +142,7 @@ def bayesian_classifier(
         """Of E_q[log p - log q], without the entropy of a point mass."""
         location, scale = posterior.moments(params)
         value = -jnp.sum(location**2 + scale**2 + jnp.log(2 * jnp.pi)) / 2
-        if not isinstance(posterior, PointMass):
+        if posterior.distribution is not None:
             value = value + posterior.distribution(params).entropy()
         return kl_weight * value
 
@@ -249,11 +248,7 @@ def check_settings(generator, posterior, ratio, loss, reference, numbers) -> Non
     """Refuse arguments of a wrong kind or size."""
     if not isinstance(generator, Generator):
         raise TypeError(f"generator: expected a Generator, got {type(generator).__name__}.")
-    if not isinstance(posterior, MeanFieldNormal | FullRankNormal | PointMass):
-        raise TypeError(
-            "posterior: expected an instance of MeanFieldNormal, FullRankNormal or PointMass, got "
-            f"{getattr(posterior, '__name__', type(posterior).__name__)}."
-        )
+    check_methods("posterior", posterior, "a family q(beta)", Family)
     if ratio is not None and not isinstance(ratio, Network):
         raise TypeError(
             f"ratio: expected a Network of (margins, covariate), got {type(ratio).__name__}; "
@@ -266,6 +261,20 @@ def check_settings(generator, posterior, ratio, loss, reference, numbers) -> Non
     for name, value in numbers.items():
         if not value > 0:
             raise ValueError(f"{name}: expected a positive number, got {value!r}.")
+
+
+def check_entropy(posterior: Family, size: int) -> None:
+    """Refuse a family with arrays of wrong shapes, or with a density whose entropy is not known."""
+    check_family(posterior, Frame(jnp.zeros(size), jnp.ones(size)))
+    if posterior.distribution is None:
+        return
+    try:
+        jax.eval_shape(lambda: posterior.distribution(posterior.init(size)).entropy())
+    except (AttributeError, NotImplementedError) as error:
+        raise TypeError(
+            "posterior: expected a distribution that knows its entropy, which is taken in closed form here; "
+            f"that of {type(posterior).__name__} does not."
+        ) from error
 
 
 def check_labels(data: Data, generator: Generator) -> None:
