@@ -44,7 +44,8 @@ class RatioLoss(NamedTuple):
         :math:`\ell_p(r)` and :math:`\ell_q(r)`: element-wise and unreduced, of the shape of r.
     optimum
         The network output that minimizes the population loss, as a function of the true
-        :math:`\log p/q`, in nats; element-wise.
+        :math:`\log p/q`, in nats; element-wise. Of the algorithms,
+        :func:`~himlib.classification.bayesian_classifier` alone needs it; None, for others, if it is unknown.
     log_ratio
         What to make of an output to get the log ratio, in nats and element-wise; None if there is no way. An
         ELBO built on such an r has no calibrated scale.
@@ -70,7 +71,7 @@ class RatioLoss(NamedTuple):
     name: str
     on_p: Callable[[jax.Array], jax.Array]
     on_q: Callable[[jax.Array], jax.Array]
-    optimum: Callable[[jax.Array], jax.Array]
+    optimum: Callable[[jax.Array], jax.Array] | None
     log_ratio: Callable[[jax.Array], jax.Array] | None
     mean_q: Callable[..., jax.Array] = jnp.mean
 
@@ -164,7 +165,7 @@ def check_loss(loss: RatioLoss) -> None:
     parts = loss._asdict()
     for part in ("on_p", "on_q", "optimum", "log_ratio", "mean_q"):
         function = parts[part]
-        if part == "log_ratio" and function is None:
+        if part in ("optimum", "log_ratio") and function is None:
             continue
         if not callable(function):
             raise TypeError(f"loss: expected {part} to be a function, got {type(function).__name__}.")

@@ -11,6 +11,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy import optimize, special, stats
 
 from himlib import (
+    LOSSES,
     Data,
     FullRankNormal,
     MeanFieldNormal,
@@ -463,6 +464,7 @@ def together(keys=KEYS, steps=10):
 
 TWO_ROWS = jnp.zeros((2, 2))
 OLD, X = jax.random.PRNGKey(0), ROWS.covariate
+NO_OPTIMUM = LOSSES["log"]._replace(optimum=None)
 SCALAR = Network(lambda *batch: {}, lambda params, margin, covariate: margin.sum())
 CALLS = {
     "generator: hidden": (lambda: Generator(2, 3, 4), TypeError, "hidden: expected a sequence"),
@@ -479,6 +481,7 @@ CALLS = {
     "ratio: a function": (lambda: build(ratio=count_ratio), TypeError, "expected a Network .* function"),
     "loss: unknown": (lambda: build(loss="l2"), ValueError, "loss: expected one of"),
     "loss: no mean": (lambda: build(loss="donsker_varadhan"), ValueError, "'donsker_varadhan' averages"),
+    "loss: no optimum": (lambda: build(loss=NO_OPTIMUM), ValueError, "'log' does not say its optimum"),
     "reference": (lambda: build(reference="predictive"), ValueError, "'uniform' or 'empirical', got 'pred"),
     "kl_weight": (lambda: build(kl_weight=0), ValueError, "kl_weight: expected a positive number, got 0"),
     "initial_sd": (lambda: build(initial_sd=-1.0), ValueError, "initial_sd: expected a positive number"),

@@ -256,6 +256,8 @@ def check_settings(generator, posterior, ratio, loss, reference, numbers) -> Non
         )
     if loss.mean_q is not jnp.mean:
         raise ValueError(f"loss: {loss.name!r} averages over no mean; labels are enumerated under a mean.")
+    if loss.is_ratio and loss.optimum is None:
+        raise ValueError(f"loss: {loss.name!r} does not say its optimum, which stands for r here.")
     if reference not in ("uniform", "empirical"):
         raise ValueError(f"reference: expected 'uniform' or 'empirical', got {reference!r}.")
     for name, value in numbers.items():
