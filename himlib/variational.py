@@ -11,6 +11,7 @@ where r is trained to tell joint draws (x, z) of the model from x of a reference
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -383,6 +384,7 @@ def lfvi(
     @jax.jit
     def start_local(key, data):
         """Start q(z | x, beta) from a data set simulated at the first proposal."""
+        assert local is not None
         k_beta, k_model, k_local = jax.random.split(key, 3)
         frame, size = space.frame, jax.tree.leaves(data)[0].shape[0]
         beta = jax.vmap(space.constrain)(frame.location + frame.scale * normal(k_beta, (size, space.size)))

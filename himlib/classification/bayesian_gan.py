@@ -119,7 +119,7 @@ def bayesian_classifier(
         if generator.output == "softmax":  # exact as it is
             ratio_optimizer = optax.identity()
     # The output that stands for r: r itself, for all losses but least squares.
-    output_of = loss.optimum if loss.is_ratio else lambda r: r
+    output_of = loss.optimum if loss.is_ratio and loss.optimum else lambda r: r
     shapes = jax.eval_shape(generator.init, jax.random.key(0))
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
     check_entropy(posterior, flat.size)
@@ -268,10 +268,10 @@ def check_settings(generator, posterior, ratio, loss, reference, numbers) -> Non
 def check_entropy(posterior: Family, size: int) -> None:
     """Refuse a family with arrays of wrong shapes, or with a density whose entropy is not known."""
     check_family(posterior, Frame(jnp.zeros(size), jnp.ones(size)))
-    if posterior.distribution is None:
+    if (distribution := posterior.distribution) is None:
         return
     try:
-        jax.eval_shape(lambda: posterior.distribution(posterior.init(size)).entropy())
+        jax.eval_shape(lambda: distribution(posterior.init(size)).entropy())
     except (AttributeError, NotImplementedError) as error:
         raise TypeError(
             "posterior: expected a distribution that knows its entropy, which is taken in closed form here; "
