@@ -162,7 +162,7 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def check_samples(p: Any, q: Any) -> None:
+def check_samples(p: Any, q: Any, names: tuple[str, str] = ("p", "q")) -> None:
     """Refuse two samples that say nothing of a density ratio.
 
     Examples
@@ -172,22 +172,23 @@ def check_samples(p: Any, q: Any) -> None:
     Traceback (most recent call last):
     ValueError: p, q: expected draws of one shape, got () and (2,).
     """
-    samples = {"p": p, "q": q}
+    samples, both = dict(zip(names, (p, q), strict=True)), ", ".join(names)
     for name, sample in samples.items():
         check_numbers(name, sample)
         dtype = getattr(sample, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             got = type(sample).__name__ if dtype is None else f"an array of {dtype}"
-            raise TypeError(f"{name}: expected an array of floating-point draws, got {got}.")
+            see = f"; see {name}.astype(float)" if dtype is not None else ""
+            raise TypeError(f"{name}: expected an array of floating-point draws, got {got}{see}.")
         if sample.ndim == 0 or 0 in sample.shape[1:]:
             raise ValueError(f"{name}: expected draws along the leading axis, got shape {sample.shape}.")
         if len(sample) < 2:
             raise ValueError(f"{name}: expected two draws or more, got {len(sample)}.")
     if p.shape[1:] != q.shape[1:]:
-        raise ValueError(f"p, q: expected draws of one shape, got {p.shape[1:]} and {q.shape[1:]}.")
+        raise ValueError(f"{both}: expected draws of one shape, got {p.shape[1:]} and {q.shape[1:]}.")
     types = [jax.dtypes.canonicalize_dtype(sample.dtype) for sample in (p, q)]
     if types[0] != types[1]:
-        raise TypeError(f"p, q: expected one dtype, got {types[0]} and {types[1]}.")
+        raise TypeError(f"{both}: expected one dtype, got {types[0]} and {types[1]}.")
     if any(isinstance(sample, jax.core.Tracer) for sample in (p, q)):
         return  # under jit and vmap there are no values to look at
     constant = {}
@@ -197,10 +198,10 @@ def check_samples(p: Any, q: Any) -> None:
         constant[name] = np.ptp(sample, axis=0) == 0
         if constant[name].all():
             raise ValueError(f"{name}: all draws are the same; likely cause: a simulator without noise.")
-    atom = (constant["p"] | constant["q"]) & (np.ptp(np.concatenate([p, q]), axis=0) > 0)
+    atom = (constant[names[0]] | constant[names[1]]) & (np.ptp(np.concatenate([p, q]), axis=0) > 0)
     if atom.any():
         raise ValueError(
-            "p, q: a coordinate is constant in one sample but not in the other, so that no ratio is finite."
+            f"{both}: a coordinate is constant in one sample but not in the other: no ratio is finite."
         )
 
 

@@ -233,6 +233,8 @@ def _dtype_hint(made, seen) -> str:
         kind, cause = "float", "another precision" if jnp.issubdtype(seen, jnp.floating) else "whole numbers"
     elif jnp.issubdtype(made, jnp.integer) and jnp.issubdtype(seen, jnp.integer):
         kind, cause = "int", "another size"
+    elif jnp.issubdtype(made, jnp.integer) and jnp.issubdtype(seen, jnp.floating):
+        kind, cause = "int", "whole numbers kept as floats"
     else:
         return ""
     if (str(made), str(seen)) in (("float64", "float32"), ("int64", "int32")):

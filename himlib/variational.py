@@ -105,7 +105,8 @@ def lfvi(
     center_score
         Subtract from each datum's gradient its expectation under the model at the same beta, which is
         zero for the exact ratio and removes the bias of an inexact one; by an antithetic pair where
-        the model has ``generate``.
+        the model has ``generate``. It is not zero, and this not for you, where the range of x ends at a
+        value that beta sets, as of a uniform x from 0 to beta.
     jitter
         ``jitter(key, covariate) -> covariate``: spreads the covariates that r is trained at.
     sharding

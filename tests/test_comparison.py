@@ -88,3 +88,13 @@ def test_units_and_trees_make_no_difference():
     plain = c2st(KEY, first, second)
     assert c2st(KEY, *trees).accuracy == pytest.approx(plain.accuracy, abs=0.02)
     assert c2st(KEY, first, second) == plain  # the same key, the same answer
+
+
+def test_counts_are_numbers():
+    rates = zip(jax.random.split(KEY), (3.0, 5.0), (FIRST, SECOND), strict=True)
+    first, second = (jax.random.poisson(key, rate, (size, 2)) for key, rate, size in rates)
+    assert c2st(KEY, first, second) == c2st(KEY, first.astype(float), second.astype(float))
+    with pytest.raises(ValueError, match="first, second: a coordinate is constant"):
+        c2st(KEY, first, second.at[:, 0].set(0))
+    with pytest.raises(TypeError, match=r"first: expected an array of floating-point draws, got .* bool"):
+        c2st(KEY, first > 2, second > 2)

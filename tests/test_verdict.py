@@ -70,12 +70,22 @@ def test_says_when_it_cannot_see_a_bias():
     assert "UNSURE" not in findings(judge(exact_r, draws=2_000))  # antithetic draws cancel all noise
 
 
+def test_a_bias_that_centering_leaves_is_not_to_be_centered():
+    def tilted(x, z, beta, covariate):
+        return exact_r(x, z, beta, covariate) + 100.0 * beta
+
+    found = judge(tilted, center_score=True).findings
+    (text,) = [text for text in found if text.startswith("BIASED")]
+    assert "Train r for longer" in text and "enter the score" not in text
+
+
 def test_a_bias_that_centering_takes_away_is_none():
     def tilted(x, z, beta, covariate):
         return exact_r(x, z, beta, covariate) + 0.1 * beta
 
     data = Data(MANY.x[:50])
-    assert findings(judge(tilted, data=data)) == ["BIASED"]
+    (text,) = judge(tilted, data=data).findings
+    assert text.startswith("BIASED") and "Center the score, train r for longer" in text
     assert findings(judge(tilted, data=data, center_score=True)) == []
     assert findings(judge(noisy, draws=2_000, center_score=True)) == ["UNDERTRAINED", "INCONSISTENT"]
 

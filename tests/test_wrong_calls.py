@@ -459,6 +459,11 @@ CALLS = {
         ValueError,
         r"data have \(\) and int8; likely cause: another size, see data\.x\.astype\(int\)",
     ),
+    "data: counts as floats": (
+        lambda: simulating(lambda noise, beta: (None, jnp.int32(9 * (noise + beta)))),
+        ValueError,
+        r"float32; likely cause: whole numbers kept as floats, see data\.x\.astype\(int\)",
+    ),
     "data: one without an axis": (
         lambda: start(Data(jnp.zeros(3)), model=model(noise_shape=(3,))),
         ValueError,

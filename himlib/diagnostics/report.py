@@ -93,8 +93,10 @@ def verdict(
     r"""Look at a finished run from all sides that need no exact answer.
 
     It holds q against r, r and q(z | x, beta) against the model, and r against a second classifier, all in
-    their own terms. Of a q(beta) on one of two modes it knows if r does. What r never sees of x, and what no
-    normal can be, stay unseen: see :func:`himlib.diagnostics.replicate` for the whole method.
+    their own terms. Of a q(beta) on one of two modes it knows if r does. Where the range of x ends at a value
+    that beta sets, as of a uniform x from 0 to beta, Bartlett's identities do not hold, and with them what
+    is said here of widths. What r never sees of x, and what no normal can be, stay unseen: see
+    :func:`himlib.diagnostics.replicate` for the whole method.
 
     Parameters
     ----------
@@ -157,6 +159,7 @@ def _verdict(key, model, algorithm, data, draws, outcome: Outcome, state: State,
     finite = np.isfinite(shift).all()
     worst, unsure = np.abs(shift).argmax(), error.argmax()
     uncentered = not algorithm.centered  # a small bias that centering takes away moves nothing
+    train = "Center the score, train" if uncentered else "Train"
     biased = (np.abs(shift) > (0.3 if uncentered else 2.0)) & (np.abs(shift) > 4 * error)
     enough = len(jax.tree.leaves(data)[0]) >= FEW  # the slopes at fewer data scatter too much
     findings = {
@@ -176,7 +179,7 @@ def _verdict(key, model, algorithm, data, draws, outcome: Outcome, state: State,
         and has_width
         and not 0.64 < information < 1.56,
         f"BIASED: the gradient of r is not zero under the model, which moves coordinate {worst} by about "
-        f"{shift[worst]:.2f} posterior sds. Center the score, train r for longer, or let q wait for "
+        f"{shift[worst]:.2f} posterior sds. {train} r for longer, or let q wait for "
         "it.": biased.any(),
         f"UNSURE: with so many data, a bias of r that moves coordinate {unsure} by {4 * error[unsure]:.1f} "
         "posterior sds would not be noticed. Ask for more draws.": uncentered and np.any(4 * error > 1),

@@ -80,8 +80,9 @@ def c2st(key: jax.Array, first: Any, second: Any, *, folds: int = 5, steps: int 
     samples = []
     for name, sample in {"first": first, "second": second}.items():
         check_rows(name, sample, 10 * folds)
-        samples.append(jax.vmap(lambda draw: ravel_pytree(draw)[0])(sample))
-    check_samples(*samples)
+        rows = jax.vmap(lambda draw: ravel_pytree(draw)[0])(sample)
+        samples.append(rows + 0.0 if jnp.issubdtype(rows.dtype, jnp.integer) else rows)  # counts are numbers
+    check_samples(samples[0], samples[1], ("first", "second"))
     share, error = _c2st(check_key(key), *samples, folds, steps)
     return TwoSample(float(share), float(error))
 
