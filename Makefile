@@ -1,11 +1,11 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
-#   make book   builds the site            make test   runs every test
+#   make book   builds the site            make test   runs every test            make quick   the quick ones
 # Another Python is chosen at the first of them, as in `make PYTHON=python3.13 book`.
 PYTHON ?= python3
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test library course notebooks full bench constraints repository address diff-setup clean
+.PHONY: help book quick test library course notebooks full bench constraints repository address diff-setup clean
 
 bin := .venv/bin
 # Tests of what rests on where a minimizer in single precision stops, or on sums of many terms.
@@ -15,6 +15,11 @@ counted = $$($(bin)/python -c 'import sys; print("--cov=himlib" * (sys.version_i
 ready := .venv/ready
 get_uv = [ -x $(bin)/uv ] || { $(PYTHON) -m venv .venv && $(bin)/python -m pip install --quiet --disable-pip-version-check uv; }
 nowhere = grep -q OWNER/REPOSITORY _config.yml && echo "Before this is published: its links lead to OWNER/REPOSITORY, which is nowhere; make repository URL=... names the address"
+
+# What JAX has compiled is kept for the next time, here for the tests and there for the chapters, whose programs have
+# another number of threads. Continuous integration begins with nothing: make test compiled=
+compiled := $(CURDIR)/.compiled
+kept = $(if $(compiled),JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 JAX_COMPILATION_CACHE_DIR=$(compiled)/$(1))
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+[a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -30,13 +35,17 @@ book: $(ready)  ## build the site from the stored outputs, warnings as errors
 	@start=$$SECONDS; $(bin)/jupyter-book build book -W -n --keep-going; echo "The book is built ($$((SECONDS - start)) s). Read it in a browser: _build/html/index.html"
 	@$(nowhere) || true
 
+quick: $(ready)  ## what to run before a commit: style, types, and the tests that are not slow (3 minutes)
+	@$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet . && $(bin)/mypy --no-error-summary
+	@env $(call kept,tests) $(bin)/pytest -q -n 2 --dist worksteal -m "not slow" --doctest-modules tests himlib
+
 test: $(ready)  ## run every test: style, library, chapters, book, site
 	@start=$$SECONDS; failed=; \
 	step() { local name=$$1 began=$$SECONDS; shift; echo "== $$name"; "$$@" || failed+=" [$$name]"; echo "== $$name: $$((SECONDS - began)) s"; }; \
 	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet . && $(bin)/mypy --no-error-summary"; \
-	step "library and project" env COVERAGE_CORE=sysmon $(bin)/pytest -q -n 2 --dist worksteal --durations=25 --ignore=tests/test_site.py --doctest-modules $(counted) tests himlib; \
+	step "library and project" env COVERAGE_CORE=sysmon $(call kept,tests) $(bin)/pytest -q -n 2 --dist worksteal --durations=25 --ignore=tests/test_site.py --doctest-modules $(counted) tests himlib; \
 	[ "$$(uname -m)" != x86_64 ] || step "as an older processor rounds" env XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 OPENBLAS_CORETYPE=Nehalem $(bin)/pytest -q -n 2 $(SENSITIVE:%=tests/test_%.py); \
-	step "chapters, executed and compared" $(bin)/pytest -q --durations=10 -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/[0-9]*.ipynb; \
+	step "chapters, executed and compared" env $(call kept,chapters) $(bin)/pytest -q --durations=10 -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/[0-9]*.ipynb; \
 	step "book" $(MAKE) --no-print-directory book; \
 	step "site in a browser" $(bin)/pytest -q -rs tests/test_site.py; \
 	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }; \
@@ -61,7 +70,7 @@ course: $(ready)  ## make the course's students' and teacher's folders, into _bu
 	@$(bin)/python book/course/course.py build
 
 notebooks: $(ready)  ## execute the chapters whose code changed, and store their outputs (ALL=1: every chapter)
-	@$(bin)/ruff format --quiet book && $(bin)/python book/notebooks.py run $(if $(ALL),--all) && $(bin)/python book/chapter_map.py
+	@$(bin)/ruff format --quiet book && env $(call kept,chapters) $(bin)/python book/notebooks.py run $(if $(ALL),--all) && $(bin)/python book/chapter_map.py
 
 full: $(ready)  ## remake the stored results of long runs (hours), and execute the chapters at full size, into _build/full
 	@for script in book/full/[0-9]*.py; do echo "== $$script"; $(bin)/python $$script; done
@@ -83,4 +92,4 @@ diff-setup: $(ready)  ## show notebooks as text in git diff
 	@git config diff.notebook.textconv "$(bin)/jupytext --to md --output -"; echo "git diff shows notebooks as text now"
 
 clean:  ## remove what was built
-	@rm -rf _build .pytest_cache .ruff_cache .mypy_cache .coverage
+	@rm -rf _build .pytest_cache .ruff_cache .mypy_cache .compiled .coverage
