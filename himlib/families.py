@@ -103,7 +103,7 @@ class Family(Protocol):
 
     @property
     def distribution(self) -> Callable[[Any], dist.Distribution] | None:
-        """The density: ``distribution(params) -> q(v)``, a method; or None, for a point mass.
+        """Give the density of q by a method, ``distribution(params) -> q(v)``; or be None, for a point mass.
 
         What it returns has ``log_prob(v)``, in nats, which takes v of shape (size, d) and gives (size,), as
         a numpyro distribution with one event axis does. Its gradient is taken in v.
