@@ -1,9 +1,10 @@
 """Hierarchical implicit models and likelihood-free variational inference, in JAX."""
 
-from himlib import abc, classification, datasets, diagnostics, many_data, ratio, simulators
+from himlib import abc, classification, datasets, diagnostics, few_simulations, many_data, ratio, simulators
 from himlib.base import Algorithm, Data, Info, State
 from himlib.diagnostics import verdict
 from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
+from himlib.few_simulations import ExternalModel, fit_rounds
 from himlib.losses import LOSSES, RatioLoss
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import MLP, Network, pure, ratio_network
@@ -16,6 +17,7 @@ __all__ = [
     "MLP",
     "Algorithm",
     "Data",
+    "ExternalModel",
     "FullRankNormal",
     "HierarchicalImplicitModel",
     "ImplicitConditional",
@@ -32,7 +34,9 @@ __all__ = [
     "cosine_adam",
     "datasets",
     "diagnostics",
+    "few_simulations",
     "fit",
+    "fit_rounds",
     "fit_seeds",
     "lfvi",
     "many_data",

@@ -1,0 +1,70 @@
+"""Draw from prior x exp(r / T) with particles that come from the prior, and so keep every mode."""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+from himlib.random import normal
+
+STAGES, MOVES = 20, 10
+
+
+def ess_share(log_weights: jax.Array) -> jax.Array:
+    """The effective share of weighted draws."""
+    n = log_weights.size
+    return jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)) / n
+
+
+def next_power(r: jax.Array, power: jax.Array, last: jax.Array) -> jax.Array:
+    """The power of exp(r) at which half of the particles are left, at most the last one."""
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        good = ess_share((middle - power) * r) > 0.5
+        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+    reached = jax.lax.fori_loop(0, 30, halve, (power, last))[0]
+    return jnp.where(ess_share((last - power) * r) > 0.5, last, reached)
+
+
+def resample(key: jax.Array, log_weights: jax.Array) -> jax.Array:
+    """Systematic resampling: indices."""
+    n = log_weights.size
+    steps = jnp.cumsum(jax.nn.softmax(log_weights))
+    return jnp.minimum(jnp.searchsorted(steps, (jnp.arange(n) + jax.random.uniform(key)) / n), n - 1)
+
+
+def temper(key, v, log_prior, log_ratio, last):
+    """Move draws v of the prior, shape (n, d), to prior x exp(last r); also tell how often they moved.
+
+    Each stage raises the power until half of the particles are left, resamples, and makes ten moves of
+    differential evolution (ter Braak 2006): along the difference of two others, of any length.
+    """
+    n, size = v.shape
+
+    def move(carry, key):
+        v, p, r, power, _ = carry
+        k_pair, k_length, k_noise, k_accept = jax.random.split(key, 4)
+        shift = jax.random.randint(k_pair, (2, n), 1, n)
+        other = (jnp.arange(n) + shift) % n
+        length = jnp.exp(jax.random.uniform(k_length, (n, 1), minval=-3.0, maxval=0.5))
+        proposed = v + length * (v[other[0]] - v[other[1]]) + 0.003 * normal(k_noise, (n, size))
+        p_new, r_new = log_prior(proposed), log_ratio(proposed)
+        gain = p_new - p + power * (r_new - r)
+        yes = jnp.log(jax.random.uniform(k_accept, (n,))) < gain
+        v = jnp.where(yes[:, None], proposed, v)
+        return (v, jnp.where(yes, p_new, p), jnp.where(yes, r_new, r), power, yes.mean()), None
+
+    def stage(carry):
+        v, p, r, power, _, i = carry
+        k_resample, k_moves = jax.random.split(jax.random.fold_in(key, i))
+        new = jnp.where(i == STAGES - 1, last, next_power(r, power, last))
+        index = resample(k_resample, (new - power) * r)
+        start = (v[index], p[index], r[index], new, jnp.zeros(()))
+        (v, p, r, power, moved), _ = jax.lax.scan(move, start, jax.random.split(k_moves, MOVES))
+        return v, p, r, power, moved, i + 1
+
+    start = (v, log_prior(v), log_ratio(v), jnp.zeros(()), jnp.ones(()), jnp.array(0))
+    v, _, _, _, moved, _ = jax.lax.while_loop(lambda c: (c[3] < last) & (c[5] < STAGES), stage, start)
+    return v, moved

@@ -1,0 +1,468 @@
+r"""The posterior of the data at hand from a budget of simulations, each of which is kept and used again.
+
+Rounds of simulations, each where the last one's posterior is, only wider, teach a log ratio of one datum
+(sequential neural ratio estimation: Durkan, Murray and Papamakarios 2020),
+
+.. math:: r(x, \beta) = \log p(x \mid \beta) - \log p(x) + c(x),
+
+and particles are drawn from :math:`p(\beta) \exp \sum_n r(x_n, \beta)`. There is no q that could lose a mode.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from tqdm import tqdm
+
+from himlib._checkpoints import fingerprint, fingerprint_data
+from himlib._checks import check_counts
+from himlib._problem import check_problem
+from himlib.base import Data, check_data
+from himlib.few_simulations._bank import Bank, pack, unpack
+from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
+from himlib.few_simulations._coordinates import coordinates, ravel, robust, squash
+from himlib.few_simulations._particles import temper
+from himlib.few_simulations.external import ExternalModel, collect, simulate_rows
+from himlib.models import HierarchicalImplicitModel
+from himlib.networks import Network, ratio_network, separable_ratio
+from himlib.random import check_key
+
+__all__ = ["Rounds", "RoundsOutcome", "fit_rounds"]
+
+CLASSIFIERS = ratio_network(activation=jax.nn.silu), separable_ratio()  # once, so that they compile once
+CHUNK = 20  # simulations in one job of an executor, and in one file
+
+
+class RoundsOutcome(Enum):
+    """How a run ended; the value is advice in words."""
+
+    COMPLETED = (
+        "The budget is spent, and the particles follow the prior times exp(r). Whether r has learned enough, "
+        "a run with more simulations tells: it should give the same posterior."
+    )
+    NARROWING = (
+        "The posterior of the last round is less than a third as wide as what was simulated for it, so that "
+        "few simulations fell where it is. Take more rounds."
+    )
+    BLIND = (
+        "r tells nothing: it does no better than chance on simulations that it has not seen. x may not "
+        "depend on beta, the features may not see it, or the data may say nothing."
+    )
+    STUCK = (
+        "Hardly any particle moves: the particles are few distinct points. r is too steep for them; take "
+        "more rounds, or more simulations."
+    )
+    MANY_FAILED = (
+        "More than half of the simulations failed or were not finite. The posterior accounts for that, as "
+        "failures say something about beta, but few simulations are left. Bound the simulator's state, or "
+        "narrow the prior."
+    )
+
+
+class Rounds(NamedTuple):
+    """A posterior, and what it was learned from.
+
+    Attributes
+    ----------
+    beta
+        Draws of the posterior, of equal weight, with a leading axis; a tree like the prior.
+    log_ratio
+        ``log_ratio(beta)``: the sum of r over the data, in nats, for rows of beta; up to a constant. With the
+        prior's log density it is the log posterior, up to a constant.
+    held_out
+        Shape (rounds, 3): how badly the joint classifier, the separable one and their mixture tell which of
+        128 beta a simulation belongs to that they have not seen, in nats; log 128 = 4.85 is chance.
+    share
+        The separable classifier's share of the mixture in each round, shape (rounds,).
+    simulations
+        How many data were simulated.
+    failed
+        How many of them failed or were not finite.
+    error
+        The first exception of the simulator, or None.
+    outcome
+        The verdict, with advice in ``outcome.value``.
+    """
+
+    beta: Any
+    log_ratio: Callable
+    held_out: np.ndarray
+    share: np.ndarray
+    simulations: int
+    failed: int
+    error: Exception | None
+    outcome: RoundsOutcome
+
+    def sample(self, key: jax.Array, size: int) -> Any:
+        """Draw from the posterior: ``size`` of its particles, with replacement.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        size
+            The number of draws.
+
+        Returns
+        -------
+        Any
+            A tree like the prior, with a leading axis of ``size``.
+        """
+        n = len(jax.tree.leaves(self.beta)[0])
+        rows = jax.random.randint(check_key(key), (size,), 0, n)
+        return jax.tree.map(lambda leaf: leaf[rows], self.beta)
+
+
+class _Seen(NamedTuple):
+    """Classifiers with what turns x and v into what they see."""
+
+    params: tuple
+    share: Any
+    shift: Any
+    scale: Any
+    units: Any
+
+
+def _beta_features(v, units, where):
+    """What classifiers see of beta: the coordinates v, and beta itself in units of the newest round."""
+    beta = jax.vmap(lambda row: ravel_pytree(where.constrain(row))[0])(v)
+    return jnp.concatenate([v, squash(beta, *units)], axis=1)
+
+
+def _sum_of_ratios(v, seen, s, *, where, classifiers):
+    """The sum over the data of r, for rows of v."""
+    told = _beta_features(v, seen.units, where)
+
+    def add(total, row):
+        first, second = (
+            all_pairs(n, p, row[None], told)[0] for n, p in zip(classifiers, seen.params, strict=True)
+        )
+        return total + (1 - seen.share) * first + seen.share * second, None
+
+    return jax.lax.scan(add, jnp.zeros(len(v)), squash(s, seen.shift, seen.scale))[0]
+
+
+_beta_features_of = jax.jit(_beta_features, static_argnames="where")
+_constrain = jax.jit(lambda v, where: jax.vmap(where.constrain)(v), static_argnames="where")
+_squash = jax.jit(squash)
+
+
+@partial(jax.jit, static_argnames=("where", "classifiers"))
+def _log_ratio(beta, seen, s, *, where, classifiers):
+    u = jax.vmap(where.model.space.unconstrain)(beta)
+    return _sum_of_ratios(where.from_unconstrained(u), seen, s, where=where, classifiers=classifiers)
+
+
+@partial(jax.jit, static_argnames=("where", "classifiers", "particles"))
+def _posterior(key, seen, s, power, *, where, classifiers, particles):
+    """Particles of prior x exp(power r), and how often they moved in the end."""
+    k_start, k_temper = jax.random.split(key)
+    log_ratio = partial(_sum_of_ratios, seen=seen, s=s, where=where, classifiers=classifiers)
+    return temper(k_temper, where.draw(k_start, particles), jax.vmap(where.log_prior), log_ratio, power)
+
+
+@partial(jax.jit, static_argnames="where")
+def _simulate(key, v, covariate, *, where):
+    return where.model.simulate_batch(key, jax.vmap(where.constrain)(v), covariate)[1]
+
+
+def _simulate_outside(key, i, model, beta, covariate, example, bank, executor, progress):
+    """A round of an external simulator: the chunks that the bank holds of it already, and the rest."""
+    beta, covariate = jax.tree.map(np.asarray, (beta, covariate))
+    seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+    parts, error = [unpack(chunk, example) for chunk in bank.chunks(i)], None
+    done = sum(len(ok) for _, ok in parts)
+    progress.update(done)
+    rows = range(done, len(jax.tree.leaves(beta)[0]))
+    for start, results in simulate_rows(model.simulate, seed, beta, covariate, rows, executor, CHUNK):
+        x, ok, first = collect(results, example)
+        parts.append((x, ok))
+        if first is not None and not any(fine.any() for _, fine in parts):
+            first.add_note("Raised in simulate(rng, beta, covariate), by every simulation so far.")
+            raise first
+        error = error or first
+        bank.keep(f"chunk_{i}_{start:09d}", **pack(x, ok))
+        progress.update(len(ok))
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    bank.keep(f"x_{i}", **pack(*whole))
+    bank.forget_chunks(i)
+    return *whole, error
+
+
+def _rows(tree, index):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+
+
+def _finite(x) -> np.ndarray:
+    """Which rows are finite."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
+    return np.all([np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in leaves], axis=0)
+
+
+def _steps(total: int, last: bool) -> tuple[int, int]:
+    """Steps of the joint and of the separable classifier, for so many simulations in all."""
+    more = max(total / 10_000, 0.1)
+    return (
+        (int(2000 * more**0.3), int(5000 * more**0.38))
+        if last
+        else (int(600 * more**0.22), int(1500 * more**0.3))
+    )
+
+
+def fit_rounds(
+    key: jax.Array,
+    model: HierarchicalImplicitModel | ExternalModel,
+    data: Data,
+    *,
+    simulations: int = 10_000,
+    rounds: int = 5,
+    features: Callable = ravel,
+    classifiers: tuple[Network, Network] | None = None,
+    particles: int = 10_000,
+    widen: float = 2.0,
+    pairs: tuple[Any, Any] | None = None,
+    executor: Executor | None = None,
+    bank: Any = None,
+    progress: bool = True,
+) -> Rounds:
+    r"""Infer the posterior of the data from a budget of simulations, spent in rounds.
+
+    .. math:: p(\beta \mid x_{1:N}) \propto p(\beta) \exp \sum_{n=1}^N r(x_n, \beta).
+
+    Round by round, beta is drawn from the prior first, and from particles of :math:`p(\beta) e^{r / T}`
+    later, where T widens them. All simulations so far teach two classifiers, started afresh: one of x and
+    beta together by the log loss, and one that is a scalar product of a function of x and one of beta, by
+    the softmax loss over all pairs of a batch. They are mixed as suits simulations that neither has seen.
+    At the end the particles have T = 1.
+
+    **Failures.** A simulation that fails, or is not finite, gives no pair, but its beta remains among those
+    that pairs are contrasted with. So r learns :math:`\log p(x, \text{success} \mid \beta)` up to a constant,
+    and the posterior is that given that the data, which are there, did not fail.
+
+    Parameters
+    ----------
+    key
+        A typed key. The same key gives the same simulations, whoever runs them.
+    model
+        A model in JAX, or an :class:`ExternalModel`. Its local latents are integrated out.
+    data
+        The observations. With N of them, r is learned for one datum, and summed; a covariate of each is drawn
+        with it. One observation has a leading axis of 1.
+    simulations
+        How many data are simulated, one at a time.
+    rounds
+        In how many rounds, of equal size.
+    features
+        ``features(x, covariate) -> vector`` for one datum: what classifiers see of it, in any units; the
+        default is all of it.
+    classifiers
+        Two :class:`~himlib.networks.Network` of (features of x, None, features of beta, None, center): the
+        first is trained by the log loss, the second by the softmax loss. By default ``ratio_network`` and
+        :func:`~himlib.networks.separable_ratio`.
+    particles
+        How many draws represent the posterior. With N data they cost N times as much, and by default there
+        are fewer.
+    widen
+        T, at least 1.
+    pairs
+        ``(beta, x)`` or ``(beta, x, covariate)``: pairs of the model that were simulated before, with leading
+        axes, at any beta. They come first, and are counted beside ``simulations``, which may then be 0.
+    executor
+        For an external model: what simulates, of the :mod:`concurrent.futures` protocol, such as a
+        ``ProcessPoolExecutor``, ``dask.distributed.Client.get_executor()`` or an ``MPIPoolExecutor``. By
+        default this process, one after another.
+    bank
+        A folder that keeps all simulations as they are made. If it is there, the run goes on from it, and
+        ends as it would have. It knows its run: key, data, model and sizes must be the same; of a simulator
+        outside of JAX it knows the name.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Rounds
+        Draws of the posterior, their log ratio, and how well r tells unseen simulations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or out of range, if simulator and data do not agree, or if the
+        bank is of another run.
+    Exception
+        What the simulator raises, if it does so every time.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, numpyro.distributions as dist
+    >>> model = HierarchicalImplicitModel(dist.Normal(0, 1), noise_shape=(),
+    ...     generate=lambda noise, beta, covariate: (None, beta + noise))
+    >>> run = fit_rounds(jax.random.key(0), model, Data(jnp.ones(1)), simulations=1_000, rounds=2,
+    ...     particles=1_000, progress=False)
+    >>> run.beta.shape, run.simulations, run.failed
+    ((1000,), 1000, 0)
+    """
+    check_key(key)
+    if isinstance(model, ExternalModel):
+        inner = model.inner
+        check_data(data, None)
+    else:
+        inner = model
+        check_problem(model, data, least=0.05)
+    if pairs is not None:
+        before = _check_pairs(pairs, data)
+    given = 0 if pairs is None else len(jax.tree.leaves(before[0])[0])
+    check_counts(rounds=rounds, particles=particles)
+    if not isinstance(simulations, int) or simulations < 0 or simulations + given < 500:
+        raise ValueError(
+            f"simulations: expected an integer of at least 500, pairs included, got {simulations!r}."
+        )
+    if not widen >= 1:
+        raise ValueError(f"widen: expected a number of at least 1, got {widen!r}.")
+    classifiers = classifiers or CLASSIFIERS
+    where = coordinates(inner)
+    see = jax.jit(jax.vmap(features))
+    s_data = np.asarray(see(data.x, data.covariate), np.float32)
+    example = jax.tree.map(lambda leaf: np.asarray(leaf[0]), data.x)
+    sizes = [given] * (given > 0) + [simulations // rounds] * rounds * (simulations > 0)
+    total = sum(sizes)
+    marks = {
+        "key": fingerprint(key),
+        "data": fingerprint_data(data),
+        "model": _fingerprint_model(model, inner, data.covariate),
+        "pairs": "none" if pairs is None else fingerprint_data(before),
+        "sizes": [*sizes, particles, widen],
+    }
+    store = Bank(bank, marks)
+    s, v = np.zeros((total, s_data.shape[1]), np.float32), np.zeros((total, where.size), np.float32)
+    ok = np.zeros(total, bool)
+    draws, error, at = np.zeros((0, where.size)), None, 0
+    held: list[np.ndarray] = []
+    shares: list[float] = []
+    with tqdm(total=simulations, disable=not progress, desc="simulations") as bar:
+        for i, size in enumerate(sizes):
+            k_v, k_x, k_rows, *k_classifiers, k_particles = jax.random.split(jax.random.fold_in(key, i), 6)
+            # One for the proposals, which a bank may hold already, and another for what is set aside.
+            rng, apart = np.random.default_rng(np.asarray(jax.random.key_data(k_rows))).spawn(2)
+            rows, last = slice(at, at + size), i == len(sizes) - 1
+            at += size
+            if i == 0 and pairs is not None:
+                v[rows] = where.unwind(before[0])
+                _, x, covariate = before
+                ok[rows] = _finite(x)
+            else:
+                stored = store.find(f"v_{i}")
+                if stored is not None:
+                    v[rows], index = stored["v"], stored["index"]
+                else:
+                    fresh = len(draws) == 0
+                    v[rows] = where.draw(k_v, size) if fresh else draws[rng.choice(len(draws), size)]
+                    index = rng.integers(len(s_data), size=size)
+                    taught = {} if fresh else {"losses": held[-1], "share": np.array(shares[-1])}
+                    store.keep(f"v_{i}", v=v[rows], index=index, **taught)
+                covariate = _rows(data.covariate, index)
+                stored = store.find(f"x_{i}")
+                if stored is not None:
+                    x, ok[rows] = unpack(stored, example)
+                    bar.update(size)
+                elif isinstance(model, ExternalModel):
+                    beta = _constrain(v[rows], where=where)
+                    x, ok[rows], first = _simulate_outside(
+                        k_x, i, model, beta, covariate, example, store, executor, bar
+                    )
+                    error = error or first
+                else:
+                    x = _simulate(k_x, v[rows], covariate, where=where)
+                    ok[rows] = _finite(x)
+                    store.keep(f"x_{i}", **pack(x, ok[rows]))
+                    bar.update(size)
+            s[rows] = np.where(ok[rows, None], see(x, covariate), 0.0)
+            if not last and (after := store.find(f"v_{i + 1}")) is not None:
+                held.append(after["losses"])  # what this round has taught is in the next one's proposals
+                shares.append(float(after["share"]))
+                continue
+            seen, losses = _learn(
+                k_classifiers, apart, where, classifiers, s, v, ok, at, rows, _steps(total, last)
+            )
+            held.append(losses)
+            shares.append(float(seen.share))
+            power = 1.0 if last else 1 / widen
+            draws, moved = _posterior(
+                k_particles, seen, s_data, power, where=where, classifiers=classifiers, particles=particles
+            )
+            draws = np.asarray(draws)
+    spread, final = v[rows].std(0), draws.std(0)
+    outcome = RoundsOutcome.COMPLETED
+    if ok.mean() < 0.5:
+        outcome = RoundsOutcome.MANY_FAILED
+    elif moved < 0.02:
+        outcome = RoundsOutcome.STUCK
+    elif held[-1][2] > np.log(AMONG) - 0.02:
+        outcome = RoundsOutcome.BLIND
+    elif np.any(3 * final < spread):
+        outcome = RoundsOutcome.NARROWING
+    log_ratio = partial(_log_ratio, seen=seen, s=s_data, where=where, classifiers=classifiers)
+    beta = _constrain(draws, where=where)
+    failed = int((~ok).sum())
+    return Rounds(beta, log_ratio, np.array(held), np.array(shares), total, failed, error, outcome)
+
+
+def _fingerprint_model(model: Any, inner: HierarchicalImplicitModel, covariate: Any) -> str:
+    """Prior, by some draws and their density, and simulator; of one outside of JAX the name alone."""
+    beta = inner.sample_prior(jax.random.key(0), (3,))
+    prior = fingerprint_data((beta, jax.vmap(inner.log_prior)(beta)))
+    if isinstance(model, ExternalModel):
+        return fingerprint([prior, getattr(model.simulate, "__qualname__", type(model.simulate).__name__)])
+    rows = jax.tree.map(lambda leaf: leaf[np.zeros(3, int)], covariate)
+    return fingerprint([prior, jax.make_jaxpr(model.simulate_batch)(jax.random.key(0), beta, rows)])
+
+
+def _check_pairs(pairs: Any, data: Data) -> tuple:
+    """Bring pairs to three parts with leading axes of one length."""
+    if not isinstance(pairs, tuple) or len(pairs) not in (2, 3):
+        raise TypeError(f"pairs: expected (beta, x) or (beta, x, covariate), got {type(pairs).__name__}.")
+    beta, x, covariate = (*pairs, None)[:3]
+    if jax.tree.structure(covariate) != jax.tree.structure(data.covariate):
+        raise ValueError(
+            "pairs: expected covariates where the data have some, and none where they have none."
+        )
+    beta, x, covariate = jax.tree.map(np.asarray, (beta, x, covariate))
+    lengths = {len(leaf) for leaf in jax.tree.leaves((beta, x, covariate))}
+    if len(lengths) != 1:
+        raise ValueError(f"pairs: expected leading axes of one length, got {sorted(lengths)}.")
+    shapes, expected = (jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (x, data.x))
+    if shapes != expected:
+        raise ValueError(f"pairs: expected x with rows like those of data.x, {expected}, got {shapes}.")
+    return beta, x, covariate
+
+
+def _learn(keys, rng, where, classifiers, s, v, ok, filled, newest, steps):
+    """Train both classifiers on what is filled of the bank, and mix them."""
+    h = AMONG * max(2, round(0.05 * len(s) / AMONG))
+    groups = max(2, round(0.05 * filled / AMONG))
+    order = rng.permutation(filled)
+    out, kept = order[: groups * AMONG], order[groups * AMONG :]
+    fine = newest if ok[newest].any() else slice(0, filled)
+    shift, scale = robust(s[fine][ok[fine]])
+    natural = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1), _constrain(v[newest], where=where))
+    units = robust(np.concatenate(jax.tree.leaves(natural), axis=1))
+    shift, scale, units = jax.tree.map(np.float32, (shift, scale, units))
+    columns = np.asarray(_squash(s, shift, scale)), np.asarray(_beta_features_of(v, units, where=where)), ok
+    held = tuple(np.concatenate([a[out], np.zeros((h - len(out), *a.shape[1:]), a.dtype)]) for a in columns)
+    place = np.concatenate([kept, np.zeros(len(s) - len(kept), int)])  # the rest is never looked at
+    full = tuple(a[place] for a in columns)
+    first = tuple(a[newest] for a in columns[:2])
+    common = (full, np.uint32(len(kept)), first, held, np.int32(groups))
+    joint, loss_joint = train(
+        keys[0], *common, np.int32(steps[0]), network=classifiers[0], kind="log", batch=1024, rate=1e-2
+    )
+    apart, loss_apart = train(
+        keys[1], *common, np.int32(steps[1]), network=classifiers[1], kind="softmax", batch=256, rate=5e-3
+    )
+    share, loss = mix((joint, apart), held, np.int32(groups), networks=classifiers)
+    return _Seen((joint, apart), share, shift, scale, units), np.array([loss_joint, loss_apart, loss])
