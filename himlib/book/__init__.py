@@ -1,1 +1,1 @@
-"""What the chapters alone need: the style of their figures, and stored results."""
+"""What the chapters alone need: the style of their figures, tables, and stored results."""
