@@ -21,7 +21,7 @@ def on_the_page(shown):
     """Header and rows, and where the columns are set, by a reader of Markdown."""
     page = MarkdownIt("commonmark").enable("table").render(shown._repr_markdown_())
     rows = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in re.findall("<tr>(.*?)</tr>", page, re.S)]
-    plain = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "\u2007": " "}
+    plain = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "\u00a0": " ", "\u2007": " "}
     for code, sign in plain.items():
         rows = [[cell.replace(code, sign) for cell in row] for row in rows]
     return rows, ["right" in cell for cell in re.findall("<th( .*?)?>", page)]
@@ -84,7 +84,8 @@ def test_numbers_are_set_to_the_right():
 
 
 def test_numbers_in_a_cell_stay_on_one_line():
-    assert "0.90\u2007to\u20071.10" in Table([[(0.9, 1.1)]], ["sd"])._repr_markdown_()
+    shown = Table([[(0.9, 1.1), [-1.0, 2.0]]], ["sd", "errors:.0f"])
+    assert "| 0.90\u00a0to\u00a01.10 | -1\u2007\u20072 |" in shown._repr_markdown_()
 
 
 def test_title_stands_above():

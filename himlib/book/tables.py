@@ -99,8 +99,8 @@ class Table:
         marked = []
         for column, numeric in zip(self.columns, self.numeric, strict=True):
             head, *texts = (MARKUP.sub(r"\\\1", text) for text in column)
-            if numeric:  # a space as wide as a digit keeps the numbers of a cell in one line
-                texts = [text.replace(" ", "\u2007") for text in texts]
+            if numeric:  # spaces where no line breaks; the second is as wide as a digit
+                texts = [text.replace(" to ", "\u00a0to\u00a0").replace(" ", "\u2007") for text in texts]
             marked.append([head, "---:" if numeric else "---", *texts])
         lines = [f"| {' | '.join(cells)} |" for cells in zip(*marked, strict=True)]
         return "\n".join([MARKUP.sub(r"\\\1", self.title), ""] * bool(self.title) + lines)
