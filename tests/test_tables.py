@@ -1,6 +1,7 @@
 """Tables say the same to a reader of the page and to one of the text, and refuse what is no table."""
 
 import re
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +95,10 @@ def test_title_stands_above():
     assert shown._repr_markdown_().startswith("error \\| nats\n\n| a |\n")
 
 
-def test_it_is_shown_as_print_shows(capsys):
+@pytest.mark.parametrize("notebooks", [True, False])
+def test_it_is_shown_as_print_shows(notebooks, capsys, monkeypatch):
+    if not notebooks:
+        monkeypatch.setitem(sys.modules, "IPython.display", None)
     assert table([[0.5]], ["a"]) is None
     assert capsys.readouterr().out == "   a\n----\n0.50\n"
 

@@ -56,9 +56,13 @@ def table(rows: Iterable[Any], columns: Iterable[str], title: str = "") -> None:
     1,000  0.041  0.98 to 1.03
        20         0.90 to 1.10
     """
-    from IPython.display import display  # a notebook has it; the library does not need it
-
-    display(Table(rows, columns, title))
+    shown = Table(rows, columns, title)
+    try:
+        from IPython.display import display  # a notebook has it; the library does not need it
+    except ImportError:
+        print(shown)
+    else:
+        display(shown)
 
 
 class Table:
