@@ -72,10 +72,10 @@ PAGES = {
     "hinge_series": ("09", "hinge  4 x q", "hinge # x q # # # # # # # # #"),
     "nine": ("09", "best of ABC   ", "LFVI over best ABC, mean over the rates: # to #"),
     "paths": ("13", "through hard labels", "through hard labels #, through r #"),
-    "weights": ("13", "all_weights", "all_weights error # # # #"),
-    "margins": ("13", "all_weights", "all_margins error # # # #"),
-    "probit": ("13", "softmax in place", ": off by # # sd; width # #"),
-    "map_gan": ("13", "Bayesian GAN, MAP", "share of ones, five seeds: # # # # #"),
+    "weights": ("13", "all_weights", "all_weights # # # #"),
+    "margins": ("13", "all_weights", "all_margins # # # #"),
+    "probit": ("13", "softmax in place", "? # # # # ?"),
+    "map_gan": ("13", "Bayesian GAN, MAP", " # # # # #"),
 }
 
 
