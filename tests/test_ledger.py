@@ -172,7 +172,7 @@ def test_a_page_without_the_number_is_found():
 
 
 def test_numbers_are_read_as_they_stand():
-    assert script().read("11", "grid of", "grid of 5 x 5 nodes: # #") == [[0.06, 1.8]]
+    assert script().read("11", "grid of", "grid of 5 x 5 nodes # #") == [[0.06, 1.8]]
     assert script().read("03", "accepted, one in", " 6 # ?") == [[14368.0]]
 
 
