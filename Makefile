@@ -9,7 +9,7 @@ SHELL := bash
 
 bin := .venv/bin
 # Tests of what rests on where a minimizer in single precision stops, or on sums of many terms.
-SENSITIVE := ratio comparison score_sums
+SENSITIVE := ratio two_sample many_data_sums
 # Lines are counted from Python 3.12 on, which does it cheaply; before, it takes a third of the time.
 counted = $$($(bin)/python -c 'import sys; print("--cov=himlib" * (sys.version_info >= (3, 12)))')
 ready := .venv/ready
