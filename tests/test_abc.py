@@ -198,7 +198,6 @@ def test_importance_weights():
         generate=lambda noise, beta, covariate: (None, noise), noise_shape=(),
     )  # fmt: skip
     programs = _run.compiled(model, mean, euclidean)
-    programs.space()
     old, new, weights = (
         rng.normal(size=(50, 2)) + 100,
         rng.normal(size=(30, 2)) + 100,

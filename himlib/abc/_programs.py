@@ -34,14 +34,10 @@ class Programs(NamedTuple):
     walk: Callable
     log_density: Callable
     log_mixture: Callable
-    space: Callable
 
 
 @lru_cache(maxsize=32)
 def compiled(model: HierarchicalImplicitModel, summary: Callable, distance: Callable) -> Programs:
-    def space():  # refuses a discrete prior, with which rejection has no trouble
-        return model.space
-
     def measure(key, beta, data):
         """Distances of data sets simulated at each row of beta; infinite where anything is not finite."""
         simulated, finite = simulate(model, summary, key, beta, data)
@@ -84,10 +80,10 @@ def compiled(model: HierarchicalImplicitModel, summary: Callable, distance: Call
         k_ancestor, k_noise = jax.random.split(key)
         ancestor = jnp.searchsorted(cumulative, jax.random.uniform(k_ancestor, (batch,)) * cumulative[-1])
         u = u[jnp.minimum(ancestor, len(u) - 1)] + normal(k_noise, (batch, u.shape[1])) @ factor.T
-        return u, jax.vmap(space().constrain)(u)
+        return u, jax.vmap(model.space.constrain)(u)
 
     def log_density(u):
-        return model.log_prior(space().constrain(u)) + space().log_jacobian(u)
+        return model.log_prior(model.space.constrain(u)) + model.space.log_jacobian(u)
 
     @jax.jit
     def walk(key, first, length, data, state, tolerance, step):
@@ -98,7 +94,7 @@ def compiled(model: HierarchicalImplicitModel, summary: Callable, distance: Call
             k_propose, k_simulate, k_accept = jax.random.split(jax.random.fold_in(key, i), 3)
             proposal = u + step * normal(k_propose, u.shape)
             new = proposal, jax.vmap(log_density)(proposal)
-            measured = measure(k_simulate, jax.vmap(space().constrain)(proposal), data)
+            measured = measure(k_simulate, jax.vmap(model.space.constrain)(proposal), data)
             within = jnp.log(jax.random.uniform(k_accept, log_p.shape)) < new[1] - log_p
             accept = within & (measured <= tolerance) & jnp.isfinite(measured)
             state = (
@@ -121,9 +117,7 @@ def compiled(model: HierarchicalImplicitModel, summary: Callable, distance: Call
 
         return jax.lax.map(one, (u, whitened), batch_size=256)
 
-    return Programs(
-        proposing(prior), proposing(kernel), walk, jax.jit(jax.vmap(log_density)), log_mixture, space
-    )
+    return Programs(proposing(prior), proposing(kernel), walk, jax.jit(jax.vmap(log_density)), log_mixture)
 
 
 def joined(pieces):

@@ -182,7 +182,7 @@ def mcmc(
     run = Run(key, model, data, summary, distance, simulations, progress)
     if simulations < 2 * chains:
         raise ValueError(f"simulations: expected two or more for each of {chains} chains, got {simulations}.")
-    space = run.programs.space()
+    space = model.space  # refuses a discrete prior, with which rejection has no trouble
     k_start, k_walk = jax.random.split(key)
     options = {"tolerance": tolerance, "wanted": chains, "limit": simulations // 2}
     u, distances = _unconstrained(space, *run.accept(k_start, min(batch, simulations // 2), **options))
@@ -279,7 +279,7 @@ def smc(
         raise ValueError(f"quantile: expected a number between 0 and 1, got {quantile!r}.")
     check_counts(particles=particles, batch=batch)
     run = Run(key, model, data, summary, distance, simulations, progress)
-    space = run.programs.space()
+    space = model.space
     if particles <= space.size:
         raise ValueError(f"particles: expected more than beta's {space.size} coordinates, got {particles}.")
     epsilon: float | None = math.inf if adaptive else schedule[0]
