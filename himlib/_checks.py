@@ -44,6 +44,12 @@ def check_counts(**counts: Any) -> None:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
 
 
+def check_even(name: str, value: Any) -> None:
+    """Refuse what cannot be halved."""
+    if not isinstance(value, int | np.integer) or value < 2 or value % 2:
+        raise ValueError(f"{name}: expected an even positive integer, got {value!r}.")
+
+
 def check_precision(name: str, array: Any) -> None:
     """Refuse numbers that JAX, which takes NumPy's 64 bits for 32, would make others of.
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 from numpyro.distributions import Delta
 
-from himlib._checks import check_counts, check_methods
+from himlib._checks import check_counts, check_even, check_methods
 from himlib._problem import noted
 from himlib.families import Family, ImplicitConditional, LocalFamily
 from himlib.models import Frame, check_model, check_width
@@ -33,11 +33,7 @@ def check_options(model, posterior, ratio, local, reference, proposal, jitter, s
     check_methods("posterior", posterior, "a family q(beta)", Family)
     if isinstance(model.prior, Delta) and posterior.distribution is not None:
         check_width([model.prior], [0.0])
-    if not isinstance(ratio, Network):
-        raise TypeError(
-            f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}; "
-            "see himlib.ratio_network and himlib.pure."
-        )
+    check_network(ratio)
     if local is not None:
         check_methods("local", local, "a family q(z | x, beta)", LocalFamily)
     if not callable(reference) and reference not in ("predictive", "empirical"):
@@ -103,6 +99,25 @@ def check_family(posterior: Any, frame: Frame) -> None:
         jax.eval_shape(look, jax.random.key(0), frame)
 
 
+def check_network(
+    ratio: Any,
+    inputs: str = "x, z, beta, covariate, center",
+    see: str = "himlib.ratio_network and himlib.pure",
+) -> None:
+    """Refuse what is no ratio network."""
+    if not isinstance(ratio, Network):
+        raise TypeError(f"ratio: expected a Network of ({inputs}), got {type(ratio).__name__}; see {see}.")
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    """Refuse what is no optimizer, such as a learning rate."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"{name}: expected an optax transformation, such as optax.adam(1e-3), "
+            f"got {type(optimizer).__name__}."
+        )
+
+
 def check_optimizers(ratio_optimizer: Any, posterior_optimizer: Any, local: Any) -> None:
     """Refuse optimizers that are none, and parts of q without one.
 
@@ -122,11 +137,7 @@ def check_optimizers(ratio_optimizer: Any, posterior_optimizer: Any, local: Any)
         given["posterior_optimizer"] = list(posterior_optimizer.values())
     for name, optimizers in given.items():
         for optimizer in optimizers:
-            if not isinstance(optimizer, optax.GradientTransformation):
-                raise TypeError(
-                    f"{name}: expected an optax transformation, such as optax.adam(1e-3), "
-                    f"got {type(optimizer).__name__}."
-                )
+            check_optimizer(name, optimizer)
 
 
 def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_samples) -> None:
@@ -143,5 +154,4 @@ def check_sizes(*, width, ratio_batch, ratio_steps, batch_size, posterior_sample
     check_counts(ratio_steps=ratio_steps, posterior_samples=posterior_samples)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
-    if not isinstance(ratio_batch, int | np.integer) or ratio_batch < 2 or ratio_batch % 2:
-        raise ValueError(f"ratio_batch: expected an even positive integer, got {ratio_batch!r}.")
+    check_even("ratio_batch", ratio_batch)

@@ -12,8 +12,14 @@ import numpy as np
 
 from himlib._checks import check_numbers
 from himlib.base import check_data
-from himlib.models import Frame, HierarchicalImplicitModel, check_model, check_width, is_distribution
-from himlib.random import normal
+from himlib.models import (
+    Frame,
+    HierarchicalImplicitModel,
+    check_model,
+    check_width,
+    is_distribution,
+    propose,
+)
 
 TRIALS = 200  # simulations that are looked at
 MANY = 100  # simulations that must not all be one number
@@ -98,8 +104,7 @@ def _check_trial(model, covariate, beta, least) -> None:
 @partial(jax.jit, static_argnames="model")
 def _trial(beta, covariate, *, model):
     if isinstance(beta, Frame):
-        u = beta.location + beta.scale * normal(jax.random.key(1), (TRIALS, model.space.size))
-        beta = jax.vmap(model.space.constrain)(u)
+        beta = jax.vmap(model.space.constrain)(propose(jax.random.key(1), beta, TRIALS))
     return measure(*model.simulate_batch(jax.random.key(2), beta, covariate))
 
 

@@ -20,7 +20,7 @@ from himlib.families import LocalFamily, PointMass
 from himlib.losses import get_loss
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
-from himlib.random import check_key, normal
+from himlib.random import check_key, draw_rows, normal
 
 __all__ = ["joint_matching"]
 
@@ -167,17 +167,13 @@ def joint_matching(
     def both(p, q):
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), p, q)
 
-    def minibatch(key, data):
-        index = jax.random.bits(key, (batch_size,)) % jnp.uint32(jax.tree.leaves(data)[0].shape[0])
-        return jax.tree.map(lambda leaf: leaf[index], data)
-
     def estimate(params, r_q, size):
         """Estimate equation 7 from r at some of the data."""
         return model.log_prior(weights(params)) + size * r_q.mean()
 
     def step(key, state, data):
         k_index, k_model, k_z = jax.random.split(check_key(key), 3)
-        batch, size = minibatch(k_index, data), jax.tree.leaves(data)[0].shape[0]
+        batch, size = draw_rows(k_index, data, batch_size), jax.tree.leaves(data)[0].shape[0]
         params = {part: state.posterior[part] for part in state.posterior if part != "average"}
 
         def matching(params):
@@ -229,7 +225,7 @@ def joint_matching(
     def begin(key, data):
         k_start, k_index, k_model, k_local, k_z, k_ratio = jax.random.split(key, 6)
         location = (space.unconstrain(start(k_start)) - space.frame.location) / space.frame.scale
-        params, batch = {"beta": {"location": location}}, minibatch(k_index, data)
+        params, batch = {"beta": {"location": location}}, draw_rows(k_index, data, batch_size)
         z, x = simulate(k_model, params, batch.covariate)
         if local is not None:  # in the units of the data's x, which a network may not know yet
             params["z"] = local.init(k_local, z, batch.x, None, batch.covariate)

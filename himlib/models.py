@@ -332,6 +332,19 @@ class HierarchicalImplicitModel:
         return total
 
 
+def propose(key: jax.Array, frame: Frame, size: int) -> Any:
+    """Draw u from the normal of a frame's location and scale, (size, d)."""
+    return frame.location + frame.scale * normal(key, (size, len(frame.location)))
+
+
+def antithetic(key: jax.Array, model: HierarchicalImplicitModel, beta: Any, covariate: Any) -> list[tuple]:
+    """Simulate (z, x) for each row, where there is ``generate`` with the noise and with minus the noise."""
+    if model.generate is None or model.noise_shape is None:
+        return [model.simulate_batch(key, beta, covariate)]
+    noise = normal(key, (jax.tree.leaves(beta)[0].shape[0], *model.noise_shape))
+    return [jax.vmap(model.generate)(sign * noise, beta, covariate) for sign in (1, -1)]
+
+
 def check_model(model: Any) -> None:
     """Refuse what cannot simulate.
 

@@ -116,6 +116,18 @@ def cosine_adam(learning_rate: float, steps: int, final: float = 0.01) -> optax.
     return optax.flatten(optax.adam(optax.cosine_decay_schedule(learning_rate, steps, final)))
 
 
+def descend(objective: Callable, optimizer: optax.GradientTransformation, carry: tuple, keys: jax.Array):
+    """Take a step down ``objective(params, key)`` for each key, from params and the optimizer's state."""
+
+    def step(carry, key):
+        params, state = carry
+        value, gradient = jax.value_and_grad(objective)(params, key)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    return jax.lax.scan(step, carry, keys)
+
+
 def _hold(state: State, steps: float) -> State:
     """Let q(beta) wait for so many steps, and set off over as many, if the algorithm knows of waiting."""
     if state.wait is None:

@@ -11,6 +11,7 @@ where r is trained to tell joint draws (x, z) of the model from x of a reference
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,9 +24,9 @@ from himlib._problem import check_draws, check_local, check_measured, check_prob
 from himlib.base import Algorithm, Info, State, check_state, norm
 from himlib.families import Family, LocalFamily
 from himlib.losses import RatioLoss, get_loss
-from himlib.models import Frame, HierarchicalImplicitModel
+from himlib.models import Frame, HierarchicalImplicitModel, antithetic, propose
 from himlib.networks import Network
-from himlib.random import check_key, normal
+from himlib.random import check_key, draw_rows, row_numbers
 
 __all__ = ["ALGORITHM_1", "lfvi"]
 
@@ -39,6 +40,52 @@ ALGORITHM_1 = {
     "posterior_samples": 1,
     "center_score": False,
 }
+
+OVER_ROWS = (None, 0, 0, 0, 0, None)  # of params, x, z, beta, covariate and center
+
+
+def spread_out(tree: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    """Lay a batch out over devices."""
+    return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
+
+
+def contrast(
+    keys, model, frame, data, size, *, reference="predictive", jitter=None, sharding=None, sample_z=None
+) -> tuple:
+    """Draw what r compares: joint draws of the model, and reference x with z of q, at the same beta.
+
+    The rows of each come one after the other, as many as ``size``. Without a ``sample_z`` r sees no z.
+    """
+    k_index, k_beta, k_model, k_reference, k_z, k_jitter = keys
+    half = size // 2
+    index = row_numbers(k_index, (size,), jax.tree.leaves(data)[0].shape[0])
+    if reference == "predictive":  # two draws at each covariate, each the other's reference
+        index = jnp.tile(index[:half], 2)
+    covariate = jax.tree.map(lambda leaf: leaf[index], data.covariate)
+    if jitter is not None:
+        covariate = jax.vmap(jitter)(jnp.tile(jax.random.split(k_jitter, half), 2), covariate)
+    beta = jax.vmap(model.space.constrain)(propose(k_beta, frame, size))
+    beta, covariate = spread_out((beta, covariate), sharding)
+    z, x = model.simulate_batch(k_model, beta, covariate)
+    if reference == "predictive":
+        other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
+    elif reference == "empirical":
+        other = jax.tree.map(lambda leaf: leaf[index], data.x)
+    else:
+        other = jax.vmap(reference)(jax.random.split(k_reference, size), covariate)
+    z, other_z = (None, None) if sample_z is None else (z, sample_z(k_z, other, beta, covariate))
+    joint, product = (x, z, beta, covariate), (other, other_z, beta, covariate)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joint, product)
+
+
+def start_ratio(key: jax.Array, ratio: Network, batch: tuple | list, center: Any) -> Any:
+    """Give r its first parameters, by a batch of what it compares."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), center)
+    with noted("Raised in the ratio network, a function of one datum's (x, z, beta, covariate, center)."):
+        params = ratio.init(key, *batch, centers)
+    check_ratio(jax.eval_shape(jax.vmap(ratio.apply, OVER_ROWS), params, *batch, center).shape)
+    return params
 
 
 def lfvi(
@@ -157,14 +204,8 @@ def lfvi(
         posterior_optimizer = optax.partition(posterior_optimizer, parts)
     space = model.space
     check_family(posterior, space.frame)
-    apply_ratio = jax.vmap(ratio.apply, (None, 0, 0, 0, 0, None))
+    apply_ratio = jax.vmap(ratio.apply, OVER_ROWS)
     log_ratio_of = loss.log_ratio or (lambda output: output)  # the hinge's goes into the ELBO as it is
-
-    def rows_of(key, count, size):
-        return jax.random.bits(key, (count,)) % jnp.uint32(size)  # quicker to compile than randint
-
-    def spread_out(tree):
-        return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
     def proposal_frame(state):
         if proposal == "round":
@@ -175,38 +216,16 @@ def lfvi(
     def center(state):
         return space.constrain(proposal_frame(state).location)
 
-    def propose(key, state, size):
-        frame = proposal_frame(state)
-        return frame.location + frame.scale * normal(key, (size, space.size))
-
     def sample_z(params, key, x, beta, covariate):
         return None if local is None else local.sample(params["z"], key, x, beta, covariate)
 
-    def contrast(keys, state, data):
-        """Draw what r compares: joint draws of the model, and reference x with z of q, at the same beta."""
-        k_index, k_beta, k_model, k_reference, k_z, k_jitter = keys
-        half = ratio_batch // 2
-        index = rows_of(k_index, ratio_batch, jax.tree.leaves(data)[0].shape[0])
-        if reference == "predictive":  # two draws at each covariate, each the other's reference
-            index = jnp.tile(index[:half], 2)
-        covariate = jax.tree.map(lambda leaf: leaf[index], data.covariate)
-        if jitter is not None:
-            keys = jax.random.split(k_jitter, half)
-            covariate = jax.vmap(jitter)(jnp.tile(keys, 2), covariate)
-        beta = jax.vmap(space.constrain)(propose(k_beta, state, ratio_batch))
-        beta, covariate = spread_out((beta, covariate))
-        z, x = model.simulate_batch(k_model, beta, covariate)
-        if reference == "predictive":
-            other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
-        elif reference == "empirical":
-            other = jax.tree.map(lambda leaf: leaf[index], data.x)
-        else:
-            draw: Any = reference  # the function that is left
-            other = jax.vmap(draw)(jax.random.split(k_reference, ratio_batch), covariate)
-        joint = (x, z, beta, covariate)
-        product = (other, sample_z(state.posterior, k_z, other, beta, covariate), beta, covariate)
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joint, product)
-        return jax.lax.stop_gradient((*both, center(state)))
+    def shown(keys, state, data):
+        """Draw what r compares, and the center of the proposal."""
+        rows = contrast(
+            keys, model, proposal_frame(state), data, ratio_batch, reference=reference, jitter=jitter,
+            sharding=sharding, sample_z=partial(sample_z, state.posterior),
+        )  # fmt: skip
+        return jax.lax.stop_gradient((*rows, center(state)))
 
     def ratio_step(carry, keys, state, data):
         params, optimizer = carry
@@ -219,7 +238,7 @@ def lfvi(
             accuracy = (jnp.mean(r[:ratio_batch] > even) + jnp.mean(r[ratio_batch:] < even)) / 2
             return value, accuracy
 
-        batch = contrast(keys, state, data)
+        batch = shown(keys, state, data)
         (value, accuracy), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         updates, optimizer = ratio_optimizer.update(gradient, optimizer, params)
         params = optax.apply_updates(params, updates)
@@ -243,13 +262,6 @@ def lfvi(
     def in_rows(data):
         """Every datum as often as there are draws of beta, which all go through r as one batch."""
         return jax.tree.map(lambda leaf: jnp.tile(leaf, (posterior_samples,) + (1,) * (leaf.ndim - 1)), data)
-
-    def pair(key, betas, covariate):
-        """Simulate at each beta, where it can be with the noise and with minus the noise."""
-        if model.generate is None or model.noise_shape is None:
-            return [model.simulate_batch(key, betas, covariate)]
-        noise = normal(key, (jax.tree.leaves(betas)[0].shape[0], *model.noise_shape))
-        return [jax.vmap(model.generate)(sign * noise, betas, covariate) for sign in (1, -1)]
 
     def sum_of_r(state, x, z, betas, covariate):
         return log_ratio_of(apply_ratio(state.ratio, x, z, betas, covariate, center(state))).sum()
@@ -281,7 +293,7 @@ def lfvi(
             z = sample_z(params, k_z, x, jax.vmap(space.constrain)(rows), covariate)
             return of_model(rows, x, z, covariate)
 
-        draws = pair(k_model, betas, covariate)
+        draws = antithetic(k_model, model, betas, covariate)
         value, seen = jax.value_and_grad(of_data)(rows)
         made = [jax.grad(of_model)(rows, x, z, covariate) for z, x in draws]
         slope = (seen - sum(made) / len(made)).reshape(posterior_samples, size, -1).sum(1)
@@ -309,8 +321,7 @@ def lfvi(
     def minibatch(key, data):
         if batch_size is None:
             return data
-        index = rows_of(key, batch_size, jax.tree.leaves(data)[0].shape[0])
-        return spread_out(jax.tree.map(lambda leaf: leaf[index], data))
+        return spread_out(draw_rows(key, data, batch_size), sharding)
 
     def posterior_step(keys, state, data):
         k_index, k_proposal, *keys = keys
@@ -332,7 +343,7 @@ def lfvi(
             left, steps = wait
             pace = jnp.clip(1 - left / jnp.maximum(steps, 1), 0.0, 1.0) ** 2  # none, and then more and more
             wait = jnp.stack([jnp.maximum(left - 1, 0), steps])
-        u = propose(k_proposal, state, posterior_samples)
+        u = propose(k_proposal, proposal_frame(state), posterior_samples)
         (_, (value, identities)), gradient = jax.value_and_grad(objective, has_aux=True)(state.posterior)
         updates, optimizer = posterior_optimizer.update(gradient, state.posterior_optimizer, state.posterior)
         updates = {**updates, "beta": jax.tree.map(lambda leaf: pace * leaf, updates["beta"])}
@@ -368,13 +379,10 @@ def lfvi(
     def restart(key, state, data):
         """Start r and the optimizers afresh, at the state's frame and q; init and refine share it."""
         k_ratio, *keys = jax.random.split(key, 7)
-        *batch, middle = contrast(keys, state, data)
+        *batch, middle = shown(keys, state, data)
         finite = jnp.stack([jnp.isfinite(leaf).mean() for leaf in jax.tree.leaves(batch)]).min()
         z, x = jax.tree.map(lambda leaf: leaf[:ratio_batch], (batch[1], batch[0]))
-        centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * ratio_batch, *leaf.shape)), middle)
-        with noted("Raised in the ratio network, a function of one datum's (x, z, beta, covariate, center)."):
-            params = ratio.init(k_ratio, *batch, centers)
-        check_ratio(jax.eval_shape(apply_ratio, params, *batch, middle).shape)
+        params = start_ratio(k_ratio, ratio, batch, middle)
         state = state._replace(
             ratio=params,
             ratio_optimizer=ratio_optimizer.init(params),
@@ -387,8 +395,7 @@ def lfvi(
         """Start q(z | x, beta) from a data set simulated at the first proposal."""
         assert local is not None
         k_beta, k_model, k_local = jax.random.split(key, 3)
-        frame, size = space.frame, jax.tree.leaves(data)[0].shape[0]
-        beta = jax.vmap(space.constrain)(frame.location + frame.scale * normal(k_beta, (size, space.size)))
+        beta = jax.vmap(space.constrain)(propose(k_beta, space.frame, jax.tree.leaves(data)[0].shape[0]))
         z, x = model.simulate_batch(k_model, beta, data.covariate)
         params = local.init(k_local, z, x, beta, data.covariate)
         check_draws(z, jax.eval_shape(local.sample, params, k_local, x, beta, data.covariate))
@@ -437,11 +444,11 @@ def lfvi(
         check_state(state)
         return log_ratio_of(ratio.apply(state.ratio, x, z, beta, covariate, center(state)))
 
-    def shown(key, state, data):
+    def all_shown(key, state, data):
         """All that a step with this key shows r: the joint rows of its ratio steps, then the others."""
         check_state(state)
         keys = jax.random.split(check_key(key), 6 * ratio_steps + 7)[7:].reshape(ratio_steps, 6)
-        *rows, middle = jax.vmap(lambda keys: contrast(keys, state, data))(keys)
+        *rows, middle = jax.vmap(lambda keys: shown(keys, state, data))(keys)
 
         def flat(leaf):
             leaf = leaf.reshape(ratio_steps, 2, ratio_batch, *leaf.shape[2:]).swapaxes(0, 1)
@@ -451,7 +458,7 @@ def lfvi(
 
     def simulated(key, state, data):
         """All x that a step with this key simulates, for r and for the centering, and the beta of each."""
-        x, _, beta, *_ = shown(key, state, data)
+        x, _, beta, *_ = all_shown(key, state, data)
         made = [jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], (x, beta))]
         if center_score:
             k_index, _, k_beta, _, k_model, *_ = jax.random.split(key, 6 * ratio_steps + 7)
@@ -461,7 +468,7 @@ def lfvi(
                 state.frame.location + state.frame.scale * v, jax.tree.leaves(rows)[0].shape[0], axis=0
             )
             betas = jax.vmap(space.constrain)(u)
-            made += [(x, betas) for _, x in pair(k_model, betas, in_rows(rows).covariate)]
+            made += [(x, betas) for _, x in antithetic(k_model, model, betas, in_rows(rows).covariate)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
 
     return Algorithm(
@@ -475,6 +482,6 @@ def lfvi(
         log_ratio,
         center_score,
         lambda state: jnp.stack(proposal_frame(state)),
-        shown,
+        all_shown,
         simulated,
     )

@@ -12,8 +12,8 @@ import pytest
 from toys import FLAT
 
 from himlib import Data, HierarchicalImplicitModel, Network, Outcome, cosine_adam
-from himlib.many_data import ratio as neural_ratio
 from himlib.many_data import train_ratio
+from himlib.many_data.ratio import _train
 from himlib.models import Frame
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -146,9 +146,7 @@ def test_simulated_x_that_is_not_finite():
     text = re.escape(Outcome.SIMULATOR_NOT_FINITE.value)
     text += r" It was step (\d+): (.*) % of the simulated x, the first at beta = (.*)\."
     step, share, beta = re.fullmatch(text, str(caught.value)).groups()
-    *_, loss, finite, _ = neural_ratio._train(
-        KEY, None, frame, size=64, jitter=None, sharding=None, **options
-    )
+    *_, loss, finite, _ = _train(KEY, NOTHING, frame, size=64, jitter=None, sharding=None, **options)
     first = int(np.argmin(np.isfinite(loss)))
     assert 0 < first < steps - 1 and not finite
     assert int(step) == first + 1 and float(share) > 1 and float(beta) > 3.0

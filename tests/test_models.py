@@ -9,7 +9,7 @@ from scipy import stats
 from toys import GAUSSIAN
 
 from himlib import HierarchicalImplicitModel
-from himlib.models import Space
+from himlib.models import Space, antithetic
 from himlib.random import normal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -73,6 +73,23 @@ def test_generate_takes_standard_normals_of_the_given_shape():
     z, x = model.simulate_batch(KEY, jnp.zeros(1000))
     assert z is None and x.shape == (1000, 2, 3)
     assert stats.kstest(np.ravel(x), "norm").pvalue > 1e-4
+
+
+def test_antithetic_pairs_are_two_batches_with_opposite_noise():
+    model = HierarchicalImplicitModel(
+        dist.Normal(0, 1), generate=lambda noise, beta, c: (noise, beta + c * noise.sum()), noise_shape=(2,)
+    )
+    beta, c = jnp.arange(4.0), jnp.arange(1.0, 5.0)
+    pair = antithetic(KEY, model, beta, c)
+    for got, expected in zip(pair[0], model.simulate_batch(KEY, beta, c), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(pair[1][0], -pair[0][0])
+    np.testing.assert_allclose((pair[0][1] + pair[1][1]) / 2, beta, atol=1e-6)
+    by_key = HierarchicalImplicitModel(
+        dist.Normal(0, 1), simulate=lambda key, beta, c: (None, beta + c * normal(key))
+    )
+    (alone,) = antithetic(KEY, by_key, beta, c)
+    np.testing.assert_array_equal(alone[1], by_key.simulate_batch(KEY, beta, c)[1])
 
 
 def test_rows_get_their_own_beta_and_covariate():

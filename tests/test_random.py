@@ -13,7 +13,7 @@ from jax.extend.random import threefry_2x32
 from scipy import stats
 
 from himlib import random
-from himlib.random import check_key, normal
+from himlib.random import check_key, draw_rows, normal, row_numbers
 
 KEY = jax.random.key(20)
 MANY = 2_000_000
@@ -27,6 +27,19 @@ def draws():
 def words_of(key, size):
     high, low = jnp.full(size, random.HIGH, jnp.uint32), jnp.arange(size, dtype=jnp.uint32)
     return random.threefry(jax.random.key_data(key), high, low)
+
+
+def test_rows_are_drawn_evenly_and_together():
+    tree = {"a": jnp.arange(7), "b": (10 * jnp.arange(7.0)[:, None],)}
+    drawn = draw_rows(KEY, tree, 70_000)
+    np.testing.assert_array_equal(10 * drawn["a"], drawn["b"][0][:, 0])
+    assert stats.chisquare(np.bincount(drawn["a"], minlength=7)).pvalue > 1e-4
+
+
+def test_rows_of_samples_of_two_sizes():
+    rows = np.asarray(row_numbers(KEY, (2, 10_000), [[3], [1000]]))
+    assert rows.min() == 0 and rows[0].max() == 2 and rows[1].max() == 999
+    assert abs(np.corrcoef(rows)[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31 + 7])

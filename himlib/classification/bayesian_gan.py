@@ -7,7 +7,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from himlib._checks import check_counts, check_methods
-from himlib._options import check_family, check_optimizers
+from himlib._options import check_family, check_network, check_optimizers
 from himlib.base import Algorithm, Data, Info, State, check_data, norm
 from himlib.classification.generator import ROWS, Generator
 from himlib.classification.ratios import count_ratio, margins, noise_points
@@ -15,7 +15,7 @@ from himlib.families import Family
 from himlib.losses import RatioLoss, get_loss
 from himlib.models import Frame
 from himlib.networks import Network
-from himlib.random import check_key, normal
+from himlib.random import check_key, draw_rows, normal
 
 __all__ = ["bayesian_classifier"]
 
@@ -150,8 +150,7 @@ def bayesian_classifier(
         k_index, k_weights, k_noise = jax.random.split(check_key(key), 3)
         size = len(data.x)
         if batch_size is not None:
-            index = jax.random.bits(k_index, (batch_size,)) % jnp.uint32(size)
-            data = jax.tree.map(lambda leaf: leaf[index], data)
+            data = draw_rows(k_index, data, batch_size)
         observed = jax.nn.one_hot(data.x, generator.classes)
         other = observed if reference == "empirical" else jnp.full_like(observed, 1 / generator.classes)
 
@@ -249,11 +248,8 @@ def check_settings(generator, posterior, ratio, loss, reference, numbers) -> Non
     if not isinstance(generator, Generator):
         raise TypeError(f"generator: expected a Generator, got {type(generator).__name__}.")
     check_methods("posterior", posterior, "a family q(beta)", Family)
-    if ratio is not None and not isinstance(ratio, Network):
-        raise TypeError(
-            f"ratio: expected a Network of (margins, covariate), got {type(ratio).__name__}; "
-            "see himlib.classification."
-        )
+    if ratio is not None:
+        check_network(ratio, "margins, covariate", "himlib.classification")
     if loss.mean_q is not jnp.mean:
         raise ValueError(f"loss: {loss.name!r} averages over no mean; labels are enumerated under a mean.")
     if loss.is_ratio and loss.optimum is None:

@@ -13,8 +13,8 @@ from jax.tree_util import Partial
 
 from himlib._checks import check_rows
 from himlib.base import Algorithm, Data, State
-from himlib.models import HierarchicalImplicitModel, Space, check_model
-from himlib.random import check_key, normal
+from himlib.models import HierarchicalImplicitModel, Space, antithetic, check_model
+from himlib.random import check_key
 
 __all__ = [
     "RatioCalibration",
@@ -270,11 +270,7 @@ def gradients(space: Space, log_ratio: Callable, x: Any, z: Any, beta: Any, cova
 
 def scores(key: jax.Array, model: HierarchicalImplicitModel, log_ratio: Callable, beta: Any, covariate: Any):
     """Gradients at draws of the model: of antithetic pairs, as two arrays, where the model has generate."""
-    if model.generate is None or model.noise_shape is None:
-        draws = [model.simulate_batch(key, beta, covariate)]
-    else:
-        noise = normal(key, (jax.tree.leaves(beta)[0].shape[0], *model.noise_shape))
-        draws = [jax.vmap(model.generate)(sign * noise, beta, covariate) for sign in (1, -1)]
+    draws = antithetic(key, model, beta, covariate)
     return [gradients(model.space, log_ratio, x, z, beta, covariate) for z, x in draws]
 
 

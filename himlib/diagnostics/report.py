@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
@@ -18,8 +17,8 @@ from himlib.diagnostics.sbc import ranks, region_ranks
 from himlib.diagnostics.uniformity import rank_test
 from himlib.models import HierarchicalImplicitModel, check_model, prior_terms
 from himlib.networks import MLP, pure
-from himlib.random import check_key, normal
-from himlib.training import Outcome, Result, cosine_adam
+from himlib.random import check_key, draw_rows, normal
+from himlib.training import Outcome, Result, cosine_adam, descend
 
 __all__ = ["Verdict", "verdict"]
 
@@ -210,7 +209,7 @@ def _look(key, algorithm, model, state, data, prior, draws):
     size, space = jax.tree.leaves(data)[0].shape[0], model.space
     log_ratio = Partial(algorithm.log_ratio, state)
     beta = algorithm.sample(k_beta, state, draws)
-    rows = jax.tree.map(lambda leaf: leaf[_rows(k_rows, draws, leaf)], data)
+    rows = draw_rows(k_rows, data, draws)
 
     def sample_z(key, beta, row):
         one = jax.tree.map(lambda leaf: leaf[None], row)
@@ -282,14 +281,11 @@ def _train_classifier(key, x, u, held_x, held_u, steps=800, batch=256):
         of_x, of_u = jax.vmap(CLASSIFIER.apply, (None, 0, 0))(params, x, u)
         return _softmax_loss(of_x @ of_u.T)
 
-    def step(carry, key):
-        params, state = carry
-        rows = _rows(key, batch, x)
-        gradient = jax.grad(lambda params: losses(params, x[rows], u[rows]).mean())(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), None
+    def objective(params, key):
+        return losses(params, *draw_rows(key, (x, u), batch)).mean()
 
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(k_steps, steps))
+    start = params, optimizer.init(params)
+    (params, _), _ = descend(objective, optimizer, start, jax.random.split(k_steps, steps))
     return jax.vmap(losses, (None, 0, 0))(params, held_x, held_u)
 
 
@@ -362,7 +358,7 @@ def _other_mode(key, algorithm, model, first, state, data, starts=16, steps=200,
     k_rows, k_start, k_z = jax.random.split(key, 3)
     size, space = jax.tree.leaves(data)[0].shape[0], model.space
     if size > most:
-        data = jax.tree.map(lambda leaf: leaf[_rows(k_rows, most, leaf)], data)
+        data = draw_rows(k_rows, data, most)
     location, scale = algorithm.proposal(first)
     mean, sd = algorithm.moments(state)
     sd = sd * max(1.0, size / most) ** 0.5 / scale
@@ -415,7 +411,7 @@ def _local_p_value(key, model, algorithm, state, data, size=300, draws=99):
 def _locals(keys, algorithm, model, state, data, size, draws):
     k_beta, k_rows, k_model, k_z = keys
     beta = algorithm.sample(k_beta, state, size)
-    rows = jax.tree.map(lambda leaf: leaf[_rows(k_rows, size, leaf)], data)
+    rows = draw_rows(k_rows, data, size)
     z, x = model.simulate_batch(k_model, beta, rows.covariate)
 
     def guess(key, beta, row):
@@ -427,7 +423,3 @@ def _locals(keys, algorithm, model, state, data, size, draws):
     made = [leaf.reshape(size, -1) for leaf in jax.tree.leaves(z)] if flat else []
     empty = jnp.zeros((size, draws, 0))
     return jnp.concatenate([empty[:, 0], *made], -1), jnp.concatenate([empty, *flat], -1)
-
-
-def _rows(key, draws, leaf):
-    return jax.random.bits(key, (draws,)) % jnp.uint32(leaf.shape[0])

@@ -11,14 +11,16 @@ import optax
 from jax.sharding import NamedSharding
 from jax.tree_util import Partial
 
-from himlib._checks import check_counts, check_ratio
+from himlib._checks import check_counts, check_even
+from himlib._options import check_network, check_optimizer
 from himlib._problem import check_problem
 from himlib.base import Data
 from himlib.losses import LOSSES
 from himlib.models import Frame, HierarchicalImplicitModel, check_model
 from himlib.networks import Network
-from himlib.random import check_key, normal
-from himlib.training import Outcome, describe_simulated
+from himlib.random import check_key
+from himlib.training import Outcome, descend, describe_simulated
+from himlib.variational import OVER_ROWS, contrast, start_ratio
 
 __all__ = ["train_ratio"]
 
@@ -42,57 +44,26 @@ def check_sharding(sharding: Any) -> None:
         raise TypeError(f"sharding: expected a NamedSharding or None, got {type(sharding).__name__}.")
 
 
-def _contrast(key, covariate, frame, model, size, jitter, sharding):
-    """Draw a batch: x of the model in the first half of the rows, each with another's beta in the second."""
-    space, half = model.space, size // 2
-    rows = jax.tree.leaves(covariate)
-
-    def spread_out(tree):
-        return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
-
+def _batch(key, data, frame, *, model, size, jitter, sharding):
+    """Draw what r compares: x of the model with their own beta, and each with another's."""
     k_index, k_jitter, k_beta, k_model = jax.random.split(key, 4)
-    c = covariate
-    if rows:
-        index = jax.random.bits(k_index, (half,)) % jnp.uint32(len(rows[0]))
-        c = jax.tree.map(lambda leaf: leaf[index], covariate)
-        if jitter is not None:
-            c = jax.vmap(jitter)(jax.random.split(k_jitter, half), c)
-        c = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), c)
-    u = frame.location + frame.scale * normal(k_beta, (2 * half, space.size))
-    beta, c = spread_out((jax.vmap(space.constrain)(u), c))
-    _, x = model.simulate_batch(k_model, beta, c)
-    other = jax.tree.map(lambda leaf: jnp.roll(leaf, half, axis=0), x)
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, other)
-    return both, *jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), (beta, c))
+    keys = k_index, k_beta, k_model, None, None, k_jitter
+    return contrast(keys, model, frame, data, size, jitter=jitter, sharding=sharding)
 
 
 @partial(jax.jit, static_argnames=("model", "ratio", "optimizer", "steps", "size", "jitter", "sharding"))
-def _train(key, covariate, frame, *, model, ratio, optimizer, steps, size, jitter, sharding):
-    center = model.space.constrain(jnp.asarray(frame.location))
-    apply_ratio = jax.vmap(ratio.apply, (None, 0, None, 0, 0, None))
+def _train(key, data, frame, *, ratio, optimizer, steps, **options):
+    size, center = options["size"], options["model"].space.constrain(jnp.asarray(frame.location))
+    apply_ratio = jax.vmap(ratio.apply, OVER_ROWS)
 
-    def contrast(key):
-        return _contrast(key, covariate, frame, model, size, jitter, sharding)
-
-    def step(carry, key):
-        params, state = carry
-        x, beta, c = contrast(key)
-
-        def objective(params):
-            r = apply_ratio(params, x, None, beta, c, center)
-            return LOSSES["log"](r[:size], r[size:])
-
-        loss, gradient = jax.value_and_grad(objective)(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), loss
+    def objective(params, key):
+        r = apply_ratio(params, *_batch(key, data, frame, **options), center)
+        return LOSSES["log"](r[:size], r[size:])
 
     k_init, k_first, k_steps = jax.random.split(key, 3)
-    x, beta, c = contrast(k_first)
-    centers = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2 * size, *leaf.shape)), center)
-    params = ratio.init(k_init, x, None, beta, c, centers)
-    check_ratio(jax.eval_shape(apply_ratio, params, x, None, beta, c, center).shape)
+    params = start_ratio(k_init, ratio, _batch(k_first, data, frame, **options), center)
     k_steps = jax.random.split(k_steps, steps)
-    (params, _), loss = jax.lax.scan(step, (params, optimizer.init(params)), k_steps)
+    (params, _), loss = descend(objective, optimizer, (params, optimizer.init(params)), k_steps)
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, loss[-1]))]).all()
     return params, center, loss, finite, k_steps
 
@@ -168,27 +139,21 @@ def train_ratio(
     """
     check_key(key)
     check_model(model)
-    if not isinstance(ratio, Network):
-        raise TypeError(
-            f"ratio: expected a Network of (x, z, beta, covariate, center), got {type(ratio).__name__}."
-        )
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer: expected an optax transformation, got {type(optimizer).__name__}.")
+    check_network(ratio)
+    check_optimizer("optimizer", optimizer)
     check_sharding(sharding)
     check_counts(steps=steps)
-    if not isinstance(batch_size, int) or batch_size < 2 or batch_size % 2:
-        raise ValueError(f"batch_size: expected an even positive integer, got {batch_size!r}.")
+    check_even("batch_size", batch_size)
     frame = check_frame(frame, model.space.size)
     check_problem(model, data, frame)
     options = {"model": model, "size": batch_size, "jitter": jitter, "sharding": sharding}
     params, center, loss, finite, keys = _train(
-        key, data.covariate, frame, ratio=ratio, optimizer=optimizer, steps=steps, **options
+        key, data, frame, ratio=ratio, optimizer=optimizer, steps=steps, **options
     )
     if not finite:
         bad = ~np.isfinite(loss)
         first = int(bad.argmax()) if bad.any() else steps - 1
-        draw = jax.jit(partial(_contrast, **options))
-        x, beta, _ = draw(keys[first], data.covariate, frame)
+        x, _, beta, _ = jax.jit(partial(_batch, **options))(keys[first], data, frame)
         simulated = describe_simulated(jax.tree.map(lambda leaf: leaf[:batch_size], x), beta)
         outcome = Outcome.SIMULATOR_NOT_FINITE if simulated else Outcome.NOT_FINITE
         raise FloatingPointError(

@@ -12,7 +12,8 @@ from jax.nn import logsumexp
 
 from himlib.losses import RatioLoss, log_mean_exp
 from himlib.networks import Network, standardization
-from himlib.training import cosine_adam
+from himlib.random import row_numbers
+from himlib.training import cosine_adam, descend
 
 LOOKS = 40
 
@@ -144,16 +145,13 @@ def fit_network(
         r = jax.vmap(network.apply, (None, 0))(params, jnp.concatenate([p, q]))
         return loss(r[: len(p)], r[len(p) :])
 
-    def step(carry, key):
-        params, state = carry
-        rows = jax.random.bits(key, (2, batch_size)) % jnp.array([[len(p)], [len(q)]], jnp.uint32)
-        gradient = jax.grad(value_of)(params, p[rows[0]], q[rows[1]])
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), None
+    def objective(params, key):
+        rows = row_numbers(key, (2, batch_size), [[len(p)], [len(q)]])
+        return value_of(params, p[rows[0]], q[rows[1]])
 
     def stretch(carry, keys):
         current, best, least = carry
-        current, _ = jax.lax.scan(step, current, keys)
+        current, _ = descend(objective, optimizer, current, keys)
         value = value_of(current[0], *rest)
         better = value < least  # False for NaN
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), current[0], best)
