@@ -211,6 +211,10 @@ def test_public_names_are_documented(module):
         if (inspect.isclass(value) or inspect.isroutine(value)) and not shown_or_told(value)
     ]
     assert bare == [], "without an example"
+    values = [name for name, value in named.items() if name.isupper() and not inspect.isclass(value)]
+    sources = "\n".join(text for name, text in TRACKED.items() if name.startswith("himlib/"))
+    unsaid = [name for name in values if not re.search(rf"(?m)^#: .+\n{name}\b.* = ", sources)]
+    assert unsaid == [], "not on the API page, which shows what begins with #:"
     assert MODULES[module].__doc__
 
 

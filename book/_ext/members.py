@@ -7,7 +7,8 @@ from sphinx.ext import autodoc
 
 
 def skip(app, what, name, member, skipped, options):
-    foreign = not (getattr(member, "__module__", None) or "himlib").startswith("himlib")
+    home = getattr(member, "__module__", None) or "himlib"  # of a number or a prior, its class's
+    foreign = what != "module" and not home.startswith("himlib")
     return True if foreign or type(member).__name__ == "_tuplegetter" else None
 
 

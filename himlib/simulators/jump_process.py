@@ -25,11 +25,13 @@ __all__ = [
     "summary_statistics",
 ]
 
-# Stored by Papamakarios and Murray: of the series they observed, and of 1,000 draws from their prior.
+#: The nine statistics of the series that Papamakarios and Murray (2016) observed, as they stored them.
 OBSERVED_STATISTICS = (95.225, 51.967, 8.6736, 8.0515, 0.98000, 0.93499, 0.97729, 0.92692, 0.022936)
+#: Means of the statistics over 1,000 draws from their prior, also theirs.
 PILOT_MEANS = (219.80, 5.8308, 6.6366, 4.4447, 0.84088, 0.73799, 0.13502, 0.074747, 0.12484)
+#: Standard deviations over the same draws, the units of their distance.
 PILOT_SDS = (592.33, 54.665, 2.9694, 0.90187, 0.17981, 0.25679, 0.26621, 0.20300, 0.37575)
-#: The prior of Papamakarios and Murray: log rates uniform on [-5, 2], independently.
+#: The prior of Papamakarios and Murray, under which log rates are independent and uniform on [-5, 2].
 UNIFORM_PRIOR = dist.Uniform(np.full(4, -5, np.float32), np.full(4, 2, np.float32)).to_event(1)
 BLOCK = 8  # turns of every lane between two looks at which series are done, at most one record each
 # What each reaction does to prey and predators, in the order of the rates.

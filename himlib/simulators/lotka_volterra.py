@@ -16,8 +16,10 @@ from himlib.simulators._newton import maximize
 
 __all__ = ["INITIAL", "TRUE_BETA", "LotkaVolterra", "transitions"]
 
-# Log rates per unit time: birth of prey, predation, death of predators, birth of predators.
+#: Log rates per unit time that made the book's series, of births of prey, predation, deaths of predators and
+#: births of predators.
 TRUE_BETA = tuple(math.log(rate) for rate in (1.0, 0.01, 0.5, 0.01))
+#: Prey and predators at the start.
 INITIAL = (100.0, 50.0)
 LOWEST, HIGHEST = 1e-6, 1e4  # the range of the populations after a noise-free step
 VARIANCE = {"additive": 10.0, "multiplicative": 0.1}
