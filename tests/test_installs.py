@@ -202,6 +202,9 @@ def test_packages(tmp_path):
     for names in (in_wheel, in_archive):
         assert library <= names
         assert not [name for name in names if name.startswith(("tests", "book"))]
+    (metadata,) = (name for name in in_wheel if name.endswith("METADATA"))
+    links = re.findall(r"\]\(([^)]+)\)", ZipFile(wheel).read(metadata).decode())
+    assert len(links) > 10 and all(link.startswith("https://") for link in links)
     python = environment(tmp_path / "venv", wheel)
     assert "True" in call(python, "-c", USE, cwd=tmp_path)
 

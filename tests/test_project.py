@@ -127,6 +127,17 @@ def test_files_are_where_links_say():
         assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
+def test_readme_elsewhere():
+    """On PyPI no link is relative, since nothing lies beside the text there."""
+    text, own = TRACKED["README.md"], notebooks.repository_url()
+    for rule in PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    relative = r"\]\((?!https://)"
+    assert re.findall(relative, TRACKED["README.md"]) and not re.findall(relative, text)
+    assert f"]({own}/raw/main/book/figures/front.png)" in text, "a picture, and not the page about it"
+    assert re.sub(f"{own}/(raw|blob)/main/", "", text) == TRACKED["README.md"], "nothing else changes"
+
+
 def test_every_page_is_listed():
     listed = re.findall(r"(?:file|root): ([\w/]+)", TRACKED["book/_toc.yml"])
     pages = [
