@@ -221,24 +221,24 @@ class MeanFieldNormal:
     """
 
     def init(self, size: int) -> dict:
-        """Parameters of the standard normal."""
+        """Parameters of the standard normal: ``location`` and ``log_scale``, each of shape (d,)."""
         return {"location": jnp.zeros(size), "log_scale": jnp.zeros(size)}
 
     def sample(self, params: dict, key: jax.Array, size: int) -> jax.Array:
-        """Draw v, reparameterized, with a leading axis."""
+        """Draw v, reparameterized: an array of shape (size, d)."""
         noise = normal(key, (size, *params["location"].shape))
         return params["location"] + jnp.exp(params["log_scale"]) * noise
 
     def distribution(self, params: dict) -> dist.Distribution:
-        """Return q(v), as a numpyro distribution."""
+        """Return q(v), a numpyro distribution with events of shape (d,)."""
         return dist.Normal(params["location"], jnp.exp(params["log_scale"])).to_event(1)
 
     def moments(self, params: dict) -> tuple[jax.Array, jax.Array]:
-        """Mean and sd of each coordinate of v."""
+        """Mean and sd of each coordinate of v: two arrays of shape (d,)."""
         return params["location"], jnp.exp(params["log_scale"])
 
     def reframe(self, params: dict, old: Frame, new: Frame) -> dict:
-        """Express the same q in another frame."""
+        """Express the same q in another frame: parameters of the same shapes."""
         location = (old.location + old.scale * params["location"] - new.location) / new.scale
         return {"location": location, "log_scale": params["log_scale"] + jnp.log(old.scale / new.scale)}
 
@@ -257,7 +257,7 @@ class FullRankNormal:
     """
 
     def init(self, size: int) -> dict:
-        """Parameters of the standard normal."""
+        """Parameters of the standard normal: ``location`` of shape (d,), and ``tril``, (d, d)."""
         return {"location": jnp.zeros(size), "tril": jnp.zeros((size, size))}
 
     @staticmethod
@@ -266,20 +266,20 @@ class FullRankNormal:
         return jnp.tril(tril, -1) + jnp.diag(jnp.exp(jnp.diag(tril)))
 
     def sample(self, params: dict, key: jax.Array, size: int) -> jax.Array:
-        """Draw v, reparameterized, with a leading axis."""
+        """Draw v, reparameterized: an array of shape (size, d)."""
         noise = normal(key, (size, *params["location"].shape))
         return params["location"] + noise @ self._cholesky(params).T
 
     def distribution(self, params: dict) -> dist.Distribution:
-        """Return q(v), as a numpyro distribution."""
+        """Return q(v), a numpyro distribution with events of shape (d,)."""
         return dist.MultivariateNormal(params["location"], scale_tril=self._cholesky(params))
 
     def moments(self, params: dict) -> tuple[jax.Array, jax.Array]:
-        """Mean and sd of each coordinate of v."""
+        """Mean and sd of each coordinate of v: two arrays of shape (d,)."""
         return params["location"], jnp.linalg.norm(self._cholesky(params), axis=1)
 
     def reframe(self, params: dict, old: Frame, new: Frame) -> dict:
-        """Express the same q in another frame."""
+        """Express the same q in another frame: parameters of the same shapes."""
         ratio = old.scale / new.scale
         location = (old.location + old.scale * params["location"] - new.location) / new.scale
         tril = jnp.tril(params["tril"], -1) * ratio[:, None]
@@ -302,19 +302,19 @@ class PointMass:
     distribution = None  # which says that there is no density
 
     def init(self, size: int) -> dict:
-        """Start at the frame's location."""
+        """Start at the frame's location: ``location``, zeros of shape (d,)."""
         return {"location": jnp.zeros(size)}
 
     def sample(self, params: dict, key: jax.Array, size: int) -> jax.Array:
-        """Return the point itself, with a leading axis."""
+        """Return the point itself, so many times: an array of shape (size, d)."""
         return jnp.broadcast_to(params["location"], (size, *params["location"].shape))
 
     def moments(self, params: dict) -> tuple[jax.Array, jax.Array]:
-        """Mean and sd (zero) of each coordinate of v."""
+        """Mean and sd (zero) of each coordinate of v: two arrays of shape (d,)."""
         return params["location"], jnp.zeros_like(params["location"])
 
     def reframe(self, params: dict, old: Frame, new: Frame) -> dict:
-        """Express the same point in another frame."""
+        """Express the same point in another frame: ``location`` of the same shape."""
         return {"location": (old.location + old.scale * params["location"] - new.location) / new.scale}
 
 
@@ -377,7 +377,27 @@ class ImplicitConditional:
         return pure(lambda rngs, *batch: _Conditional(self, rngs, batch))
 
     def init(self, key: jax.Array, z: jax.Array, x: Any, beta: Any, covariate: Any) -> dict:
-        """Parameters, from example batches with a leading axis."""
+        """Make parameters from example batches of n rows: those of the network, and moments of z.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        z
+            Simulated: a row of ``shape`` for each datum.
+        x, beta, covariate
+            What q is given, each array with a leading axis of n; or None.
+
+        Returns
+        -------
+        dict
+            ``network``, a tree of arrays, and ``shift`` and ``scale``, each of one datum's shape.
+
+        Raises
+        ------
+        ValueError
+            If z has another shape.
+        """
         got = z.shape[1:] if hasattr(z, "shape") else type(z).__name__
         if got != self.shape:
             raise ValueError(
@@ -391,7 +411,7 @@ class ImplicitConditional:
         }  # fmt: skip
 
     def sample(self, params: dict, key: jax.Array, x: Any, beta: Any, covariate: Any) -> jax.Array:
-        """One reparameterized z for each row of x, beta and covariate."""
+        """One reparameterized z, of shape ``shape``, for each row of x, beta and covariate."""
         noise = normal(key, (jax.tree.leaves(x)[0].shape[0], self.noise_size))
         z = jax.vmap(self.network.apply, (None, 0, 0, 0, 0))(params["network"], noise, x, beta, covariate)
         shift, scale = jax.lax.stop_gradient((params["shift"], params["scale"]))

@@ -161,7 +161,7 @@ class ArithmeticGrammar:
 
     @property
     def length_probabilities(self) -> np.ndarray:
-        """Exact distribution of the length; entry l is that of l symbols, from 0 to max_length."""
+        """Exact distribution of the length, shape (max_length + 1,); entry l is that of l symbols."""
         probabilities = np.zeros(self.max_length + 1)
         probabilities[1::2] = self.leaves
         return probabilities
@@ -218,14 +218,41 @@ class ArithmeticGrammar:
         return fits.all(-1) & ((~ended).sum(-1) % 2 == 1)
 
     def log_prob(self, symbols: jax.Array) -> jax.Array:
-        """Give the exact log p(s) in nats of encoded strings, shape (..., max_length); -inf if not valid."""
+        """Give the exact log p(s) of encoded strings.
+
+        Parameters
+        ----------
+        symbols
+            Shape (..., max_length), integers.
+
+        Returns
+        -------
+        jax.Array
+            In nats, of shape (...); -inf for what is not in the language.
+        """
         symbols = self._check(symbols)
         costs = jnp.log(jnp.array([1.0, *self.operators, 1.0]))  # an x and an end cost nothing
         leaves = jnp.log(jnp.array(self.leaves))[(symbols == 0).sum(-1) - 1]
         return jnp.where(self.is_valid(symbols), leaves + costs[symbols].sum(-1), -jnp.inf)
 
     def encode(self, text: str) -> np.ndarray:
-        """Turn a string into a row of symbols, int32 of shape (max_length,), filled up with ends."""
+        """Turn a string into a row of symbols, filled up with ends.
+
+        Parameters
+        ----------
+        text
+            At most ``max_length`` of the characters of ``SYMBOLS``, in the language or not.
+
+        Returns
+        -------
+        numpy.ndarray
+            Symbols, int32 of shape (max_length,).
+
+        Raises
+        ------
+        ValueError
+            If it has other characters, or too many.
+        """
         unknown = sorted(set(text) - set(SYMBOLS))
         if unknown:
             raise ValueError(f"text: expected symbols of {SYMBOLS!r}, got {''.join(unknown)!r}.")
@@ -234,13 +261,24 @@ class ArithmeticGrammar:
         return np.array([SYMBOLS.index(symbol) for symbol in text.ljust(self.max_length, "_")], np.int32)
 
     def decode(self, symbols: jax.Array | np.ndarray) -> str:
-        """Turn one row of symbols into a string, without the ends that fill it up."""
+        """Turn one row of symbols, shape (max_length,), into a string, without the ends that fill it up."""
         if np.ndim(self._check(symbols)) > 1:
             raise ValueError(f"symbols: expected one row, got shape {np.shape(symbols)}.")
         return "".join(SYMBOLS[symbol] for symbol in np.asarray(symbols)).rstrip("_")
 
     def statistics(self, symbols: jax.Array | np.ndarray) -> StringStatistics:
-        """Judge encoded strings, shape (n, max_length); for reports, hence not under jit."""
+        """Judge encoded strings; for reports, hence not under jit.
+
+        Parameters
+        ----------
+        symbols
+            Shape (n, max_length), integers.
+
+        Returns
+        -------
+        StringStatistics
+            Numbers of Python, of all n strings together.
+        """
         symbols = np.asarray(self._check(symbols))
         if symbols.ndim != 2 or not len(symbols):
             raise ValueError(f"symbols: expected shape (n, {self.max_length}), got {symbols.shape}.")
