@@ -17,7 +17,7 @@ get_uv = [ -x $(bin)/uv ] || { $(PYTHON) -m venv .venv && $(bin)/python -m pip i
 nowhere = grep -q OWNER/REPOSITORY _config.yml && echo "Before this is published: its links lead to OWNER/REPOSITORY, which is nowhere; make repository URL=... names the address"
 
 # What JAX has compiled is kept for the next time, here for the tests and there for the chapters, whose programs have
-# another number of threads. Continuous integration begins with nothing: make test compiled=
+# another number of threads. Continuous integration begins with an empty folder; make test compiled= keeps nothing.
 compiled := $(CURDIR)/.compiled
 kept = $(if $(compiled),JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 JAX_COMPILATION_CACHE_DIR=$(compiled)/$(1))
 
