@@ -12,9 +12,11 @@ from toys import FLAT, GAUSSIAN, known_ratio
 
 from himlib import (
     Data,
+    FullRankNormal,
     HierarchicalImplicitModel,
     ImplicitConditional,
     MeanFieldNormal,
+    Network,
     Outcome,
     Result,
     cosine_adam,
@@ -57,6 +59,55 @@ def test_information_ratio_of_a_multiple_of_r(factor, names):
     assert found.information_ratio == pytest.approx((50 * factor**2 + 1) / (50 * factor + 1), rel=0.06)
     assert found.width == pytest.approx(((50 * factor + 1) / 51) ** 0.5, rel=0.03)
     assert findings(found) == names
+
+
+def normal_of_two(sum_alone, family, posterior):
+    """The verdict on a given q of two globals by an exact r; x is their sum, or each of them, plus noise."""
+
+    def center(beta):
+        return beta.sum() if sum_alone else beta
+
+    shape = () if sum_alone else (2,)
+    model = HierarchicalImplicitModel(
+        dist.Normal(jnp.zeros(2), 1.0).to_event(1),
+        generate=lambda noise, beta, covariate: (None, center(beta) + noise),
+        noise_shape=shape,
+    )
+
+    def apply(params, x, z, beta, covariate, middle):
+        return -0.5 * jnp.sum((x - center(beta)) ** 2) + params @ beta
+
+    network = Network(lambda key, *batch: jnp.zeros(2), apply)
+    algorithm = lfvi(model, family, network, **OPTIMIZERS)
+    data = Data(normal(KEY, (50, *shape)))
+    precision = np.eye(2) + 50 * (np.ones((2, 2)) if sum_alone else np.eye(2))
+    total = np.broadcast_to(np.asarray(data.x).sum(0), (2,))
+    state = algorithm.init(KEY, data)._replace(
+        posterior={"beta": posterior(jnp.array(np.linalg.solve(precision, total)), jnp.array(precision))}
+    )
+    return verdict(KEY, model, algorithm, Result(state, None, Outcome.AT_REST), data)
+
+
+def independent(mean, precision):
+    return {"location": mean, "log_scale": -0.5 * jnp.log(jnp.diag(precision))}
+
+
+def together(mean, precision):
+    tril = jnp.linalg.cholesky(jnp.linalg.inv(precision))
+    return {"location": mean, "tril": jnp.tril(tril, -1) + jnp.diag(jnp.log(jnp.diag(tril)))}
+
+
+def test_says_where_a_q_of_independent_coordinates_is_too_narrow():
+    found = normal_of_two(True, MeanFieldNormal(), independent)
+    assert found.marginal_width == pytest.approx((101 / 51**2) ** 0.5, rel=0.1)
+    assert findings(found) == ["CORRELATED"] and "0.2 times as wide" in found.findings[0]
+    assert found.width == pytest.approx(1.0, abs=0.05)
+    for sum_alone, family, posterior in (
+        (True, FullRankNormal(), together),
+        (False, MeanFieldNormal(), independent),
+    ):
+        found = normal_of_two(sum_alone, family, posterior)
+        assert findings(found) == [] and found.marginal_width == pytest.approx(1.0, rel=0.1)
 
 
 def noisy(x, z, beta, covariate):

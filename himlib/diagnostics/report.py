@@ -63,6 +63,9 @@ class Verdict(NamedTuple):
         without one. It is looked for from sixteen draws of the first proposal, with the first round's r.
     squeezed
         Range of the data over the sd of simulated x at the proposal, the smallest of all entries of x.
+    marginal_width
+        sd of q over the sd by :math:`J^{-1}`, the smallest of all coordinates that others tell about: near
+        :math:`\sqrt{1 - \rho^2}` for a mean-field q of two with correlation :math:`\rho`; 1 without such.
     findings
         What of this calls for a remedy, in words; empty if nothing does.
     """
@@ -78,6 +81,7 @@ class Verdict(NamedTuple):
     unlearned_error: float
     other_mode: float
     squeezed: float
+    marginal_width: float
     findings: tuple[str, ...]
 
 
@@ -150,12 +154,12 @@ def _verdict(key, model, algorithm, data, draws, outcome: Outcome, state: State,
     measures = _look(
         k_look, algorithm, model, state, data, jnp.asarray(prior, model.space.frame.scale.dtype), draws
     )
-    width, information, shift, error, contrast = map(np.asarray, measures)
+    width, information, shift, error, contrast, marginal = map(np.asarray, measures)
     local = _local_p_value(k_local, model, algorithm, state, data)
     unlearned, unlearned_error, squeezed = _second_classifier(k_classifier, model, algorithm, state, data)
     has_width = np.any(algorithm.moments(state)[1])  # a point mass has none
     other = float(_other_mode(k_modes, algorithm, model, first, state, data)) if has_width else 0.0
-    finite = np.isfinite(shift).all()
+    finite, alone = np.isfinite(shift).all(), marginal.argmin()
     worst, unsure = np.abs(shift).argmax(), error.argmax()
     uncentered = not algorithm.centered  # a small bias that centering takes away moves nothing
     train = "Center the score, train" if uncentered else "Train"
@@ -173,6 +177,9 @@ def _verdict(key, model, algorithm, data, draws, outcome: Outcome, state: State,
         "Take more steps, or larger ones.": width > 1.25,
         f"NARROW: q is about {width:.3g} times as wide as its r supports. Propose beta more widely, take "
         "more ratio steps, or lower the learning rate of q.": has_width and 0 < width < 0.8,
+        f"CORRELATED: by r, coordinates go together in the posterior, which q cannot follow: in coordinate "
+        f"{alone} it is {marginal[alone]:.2g} times as wide. Take FullRankNormal, or coordinates that do "
+        "not go together.": has_width and marginal[alone] < 0.6 * min(1.0, float(width)),
         f"INCONSISTENT: the squared slopes of r hold {information:.3g} times the information of its "
         "curvature; those of a log ratio hold as much. Show r other features, or train it for longer.": finite
         and has_width
@@ -199,7 +206,7 @@ def _verdict(key, model, algorithm, data, draws, outcome: Outcome, state: State,
         )
     return Verdict(
         outcome, float(width), float(information), shift, error, float(contrast), local, unlearned,
-        unlearned_error, other, squeezed, found,
+        unlearned_error, other, squeezed, float(marginal[alone]), found,
     )  # fmt: skip
 
 
@@ -225,6 +232,8 @@ def _look(key, algorithm, model, state, data, prior, draws):
     precision = known + prior
     covariance = jnp.linalg.inv(precision)
     sd = jnp.sqrt(jnp.diag(covariance))
+    known_of_others = jnp.diag(precision) * sd**2 > 2  # half of what is known is known through the others
+    marginal = jnp.where(known_of_others, v.std(0) / sd, 1.0)
     moved = size * (sum(made) / len(made) @ covariance) / sd
     contrast = jnp.trace(size * seen.T @ seen / draws @ covariance) / jnp.trace(known @ covariance)
 
@@ -247,7 +256,7 @@ def _look(key, algorithm, model, state, data, prior, draws):
     prior_along = jnp.einsum("si,ij,sj->s", along, prior, along).mean()
     width = jnp.sqrt(jnp.maximum(at_data + prior_along, 0.0) / len(sd))
     information = (known_along + prior_along) / (at_model + prior_along)
-    return width, information, moved.mean(0), moved.std(0) / draws**0.5, contrast
+    return width, information, moved.mean(0), moved.std(0) / draws**0.5, contrast, marginal
 
 
 class _Separable(nnx.Module):

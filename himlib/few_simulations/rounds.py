@@ -172,7 +172,22 @@ def _simulate(key, v, covariate, *, where):
     return where.model.simulate_batch(key, jax.vmap(where.constrain)(v), covariate)[1]
 
 
-def _simulate_outside(key, i, model, beta, covariate, example, bank, executor, progress):
+def _simulated(key, i, v, covariate, example, where, model, bank, executor, progress):
+    """x of a round, whether each is finite, and the first error; from the bank, if it is there."""
+    if (stored := bank.find(f"x_{i}")) is not None:
+        x, ok = unpack(stored, example)
+        progress.update(len(ok))
+        return x, ok, None
+    if isinstance(model, ExternalModel):
+        beta = _constrain(v, where=where)
+        return _simulate_outside(key, i, model.simulate, beta, covariate, example, bank, executor, progress)
+    x = _simulate(key, v, covariate, where=where)
+    bank.keep(f"x_{i}", **pack(x, ok := _finite(x)))
+    progress.update(len(ok))
+    return x, ok, None
+
+
+def _simulate_outside(key, i, simulate, beta, covariate, example, bank, executor, progress):
     """A round of an external simulator: the chunks that the bank holds of it already, and the rest."""
     beta, covariate = jax.tree.map(np.asarray, (beta, covariate))
     seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
@@ -180,7 +195,7 @@ def _simulate_outside(key, i, model, beta, covariate, example, bank, executor, p
     done = sum(len(ok) for _, ok in parts)
     progress.update(done)
     rows = range(done, len(jax.tree.leaves(beta)[0]))
-    for start, results in simulate_rows(model.simulate, seed, beta, covariate, rows, executor, CHUNK):
+    for start, results in simulate_rows(simulate, seed, beta, covariate, rows, executor, CHUNK):
         x, ok, first = collect(results, example)
         parts.append((x, ok))
         if first is not None and not any(fine.any() for _, fine in parts):
@@ -314,9 +329,8 @@ def fit_rounds(
     else:
         inner = model
         check_problem(model, data, least=0.05)
-    if pairs is not None:
-        before = _check_pairs(pairs, data)
-    given = 0 if pairs is None else len(jax.tree.leaves(before[0])[0])
+    before = None if pairs is None else _check_pairs(pairs, data)
+    given = 0 if before is None else len(jax.tree.leaves(before[0])[0])
     check_counts(rounds=rounds, particles=particles)
     if not isinstance(simulations, int) or simulations < 0 or simulations + given < 500:
         raise ValueError(
@@ -335,7 +349,7 @@ def fit_rounds(
         "key": fingerprint(key),
         "data": fingerprint_data(data),
         "model": _fingerprint_model(model, inner, data.covariate),
-        "pairs": "none" if pairs is None else fingerprint_data(before),
+        "pairs": fingerprint_data(before),
         "sizes": [*sizes, particles, widen],
     }
     store = Bank(bank, marks)
@@ -351,13 +365,11 @@ def fit_rounds(
             rng, apart = np.random.default_rng(np.asarray(jax.random.key_data(k_rows))).spawn(2)
             rows, last = slice(at, at + size), i == len(sizes) - 1
             at += size
-            if i == 0 and pairs is not None:
-                v[rows] = where.unwind(before[0])
-                _, x, covariate = before
-                ok[rows] = _finite(x)
+            if i == 0 and before is not None:
+                beta, x, covariate = before
+                v[rows], ok[rows] = where.unwind(beta), _finite(x)
             else:
-                stored = store.find(f"v_{i}")
-                if stored is not None:
+                if (stored := store.find(f"v_{i}")) is not None:
                     v[rows], index = stored["v"], stored["index"]
                 else:
                     fresh = len(draws) == 0
@@ -366,21 +378,10 @@ def fit_rounds(
                     taught = {} if fresh else {"losses": held[-1], "share": np.array(shares[-1])}
                     store.keep(f"v_{i}", v=v[rows], index=index, **taught)
                 covariate = _rows(data.covariate, index)
-                stored = store.find(f"x_{i}")
-                if stored is not None:
-                    x, ok[rows] = unpack(stored, example)
-                    bar.update(size)
-                elif isinstance(model, ExternalModel):
-                    beta = _constrain(v[rows], where=where)
-                    x, ok[rows], first = _simulate_outside(
-                        k_x, i, model, beta, covariate, example, store, executor, bar
-                    )
-                    error = error or first
-                else:
-                    x = _simulate(k_x, v[rows], covariate, where=where)
-                    ok[rows] = _finite(x)
-                    store.keep(f"x_{i}", **pack(x, ok[rows]))
-                    bar.update(size)
+                x, ok[rows], first = _simulated(
+                    k_x, i, v[rows], covariate, example, where, model, store, executor, bar
+                )
+                error = error or first
             s[rows] = np.where(ok[rows, None], see(x, covariate), 0.0)
             if not last and (after := store.find(f"v_{i + 1}")) is not None:
                 held.append(after["losses"])  # what this round has taught is in the next one's proposals
@@ -396,20 +397,22 @@ def fit_rounds(
                 k_particles, seen, s_data, power, where=where, classifiers=classifiers, particles=particles
             )
             draws = np.asarray(draws)
-    spread, final = v[rows].std(0), draws.std(0)
-    outcome = RoundsOutcome.COMPLETED
-    if ok.mean() < 0.5:
-        outcome = RoundsOutcome.MANY_FAILED
-    elif moved < 0.02:
-        outcome = RoundsOutcome.STUCK
-    elif held[-1][2] > np.log(AMONG) - 0.02:
-        outcome = RoundsOutcome.BLIND
-    elif np.any(3 * final < spread):
-        outcome = RoundsOutcome.NARROWING
+    outcome = _judge(ok.mean(), moved, held[-1][2], v[rows].std(0), draws.std(0))
     log_ratio = partial(_log_ratio, seen=seen, s=s_data, where=where, classifiers=classifiers)
     beta = _constrain(draws, where=where)
     failed = int((~ok).sum())
     return Rounds(beta, log_ratio, np.array(held), np.array(shares), total, failed, error, outcome)
+
+
+def _judge(fine, moved, loss, simulated, posterior) -> RoundsOutcome:
+    """Name what is wrong, if anything is; at the end sds, of the last proposals and of the posterior."""
+    if fine < 0.5:
+        return RoundsOutcome.MANY_FAILED
+    if moved < 0.02:
+        return RoundsOutcome.STUCK
+    if loss > np.log(AMONG) - 0.02:
+        return RoundsOutcome.BLIND
+    return RoundsOutcome.NARROWING if np.any(3 * posterior < simulated) else RoundsOutcome.COMPLETED
 
 
 def _fingerprint_model(model: Any, inner: HierarchicalImplicitModel, covariate: Any) -> str:
