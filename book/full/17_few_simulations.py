@@ -4,8 +4,8 @@ python book/full/17_few_simulations.py [part of a problem's name ...]
 
 Two beacons tell distances, so that the posterior has two mirror images; an epidemic (SIR) and a mixture of
 two normals, both of Lueckmann et al. (2021). Posteriors are exact, by a grid or by rejection, and
-observations are of seeds that no setting was chosen on. Each run is a piece of its own in ``book/full/_build``,
-so that a stopped one goes on where it was; half an hour on one core.
+observations are of seeds that no setting was chosen on. Each run is a piece of its own, in
+``book/full/_build``, so that a stopped one goes on where it was; half an hour on one core.
 """
 
 import json
