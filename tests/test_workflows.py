@@ -23,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NAMES = {
     "scikit-learn": "sklearn",
     "pytest-xdist": "xdist",
+    "markdown-it-py": "markdown_it",
 }  # of distributions that a module has another name for
 
 
