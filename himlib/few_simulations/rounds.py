@@ -293,7 +293,7 @@ def fit_rounds(
         ``(beta, x)`` or ``(beta, x, covariate)``: pairs of the model that were simulated before, with leading
         axes, at any beta. They come first, and are counted beside ``simulations``, which may then be 0.
     executor
-        For an external model: what simulates, of the :mod:`concurrent.futures` protocol, such as a
+        For an external model: what simulates, of the ``concurrent.futures`` protocol, such as a
         ``ProcessPoolExecutor``, ``dask.distributed.Client.get_executor()`` or an ``MPIPoolExecutor``. By
         default this process, one after another.
     bank
