@@ -153,6 +153,20 @@ LOSSES = {
 }
 
 
+def softmax_losses(r: jax.Array) -> jax.Array:
+    r"""Nats by which each row misses its own column: :math:`-r_{ii} + \log \sum_j e^{r_{ij}}`, (..., n).
+
+    Of r at all pairs of n draws (Durkan, Murray and Papamakarios 2020); the optimum is :math:`\log p/q` up to
+    a function of the row.
+
+    Examples
+    --------
+    >>> print(softmax_losses(jnp.zeros((2, 4, 4)))[0])  # log 4: it knows nothing
+    [1.3862944 1.3862944 1.3862944 1.3862944]
+    """
+    return logsumexp(r, axis=-1) - jnp.diagonal(r, axis1=-2, axis2=-1)
+
+
 def check_loss(loss: RatioLoss) -> None:
     """Refuse a loss of one's own with a part that is no function, or not element-wise.
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 from himlib import LOSSES, RatioLoss
-from himlib.losses import get_loss, log_mean_exp
+from himlib.losses import get_loss, log_mean_exp, softmax_losses
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIDES = [(name, side) for name in LOSSES for side in ("on_p", "on_q")]
@@ -215,3 +215,11 @@ def test_unknown_name():
         ValueError, match=r"loss: expected one of \['donsker_varadhan', .*\] or a RatioLoss, got 'LOG'"
     ):
         get_loss("LOG")
+
+
+def test_softmax_losses_are_those_of_the_choice():
+    r = np.random.default_rng(0).normal(size=(2, 5, 5)).astype(np.float32)
+    chances = np.exp(r) / np.exp(r).sum(-1, keepdims=True)
+    np.testing.assert_allclose(softmax_losses(r), -np.log(np.stack([np.diag(c) for c in chances])), rtol=1e-5)
+    shifted = r + np.arange(5.0, dtype=np.float32)[:, None]  # a function of the row changes nothing
+    np.testing.assert_allclose(softmax_losses(shifted), softmax_losses(r), rtol=1e-4)

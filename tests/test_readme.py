@@ -1,9 +1,11 @@
 """The README's example runs as it stands, and finds what the README says and what is exact."""
 
 import re
+import subprocess
+import sys
 
 import numpyro.distributions as dist
-from notebooks import ROOT
+from notebooks import BOOK, ROOT
 
 README = (ROOT / "README.md").read_text()
 
@@ -25,6 +27,17 @@ def test_example(capsys):
     )
     assert abs(rate.mean() - mean) < 0.03 and abs(rate.std() - spread) < 0.01
     assert (f"{exact.mean:.3f}", f"{sd:.3f}") == (f"{exact_mean:.3f}", f"{exact_sd:.3f}")
+
+
+def test_example_with_a_simulator_outside_of_jax(tmp_path):
+    code = re.search(r"```python\n(.+?)```", (BOOK / "how_to_use.md").read_text(), re.S)[1]
+    (tmp_path / "mine.py").write_text(
+        code.replace("executor=executor", "simulations=1_000, executor=executor")
+    )
+    command = [sys.executable, "mine.py"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert re.fullmatch(r"COMPLETED 0\.\d+ 1000 0", done.stdout.strip())
+    assert (tmp_path / "bank" / "x_4.npz").exists()
 
 
 def test_one_screen():

@@ -15,6 +15,7 @@ from himlib.base import Algorithm, Data, State
 from himlib.diagnostics.log_ratio import gradients, scores
 from himlib.diagnostics.sbc import ranks, region_ranks
 from himlib.diagnostics.uniformity import rank_test
+from himlib.losses import softmax_losses
 from himlib.models import HierarchicalImplicitModel, check_model, prior_terms
 from himlib.networks import MLP, pure
 from himlib.random import check_key, draw_rows, normal
@@ -274,11 +275,6 @@ class _Separable(nnx.Module):
 CLASSIFIER = pure(_Separable)
 
 
-def _softmax_loss(r):
-    """Nats by which each row misses its own column."""
-    return jax.nn.logsumexp(r, axis=1) - jnp.diag(r)
-
-
 @partial(jax.jit, static_argnames=("steps", "batch"))
 def _train_classifier(key, x, u, held_x, held_u, steps=800, batch=256):
     """Train a separable classifier by the softmax over a batch (Durkan et al. 2020); its held-out losses."""
@@ -288,7 +284,7 @@ def _train_classifier(key, x, u, held_x, held_u, steps=800, batch=256):
 
     def losses(params, x, u):
         of_x, of_u = jax.vmap(CLASSIFIER.apply, (None, 0, 0))(params, x, u)
-        return _softmax_loss(of_x @ of_u.T)
+        return softmax_losses(of_x @ of_u.T)
 
     def objective(params, key):
         return losses(params, *draw_rows(key, (x, u), batch)).mean()
@@ -315,7 +311,7 @@ def _pairs(key, algorithm, model, state, data, calls, groups):
     def losses(group):
         x, beta, covariate = group
         every = jax.vmap(jax.vmap(algorithm.log_ratio, (None, None, None, 0, None)), (None, 0, None, None, 0))
-        return _softmax_loss(every(state, x, None, beta, covariate))
+        return softmax_losses(every(state, x, None, beta, covariate))
 
     def flat(tree):
         return jax.vmap(lambda row: ravel_pytree(jax.tree.map(jnp.float32, row))[0])(tree)

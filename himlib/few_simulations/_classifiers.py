@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.scipy.special import logsumexp
 
-from himlib.losses import LOSSES
+from himlib.losses import LOSSES, softmax_losses
 from himlib.networks import Network
+from himlib.random import row_numbers
 
 AMONG = 128  # a held-out x is told to which of so many beta it belongs
 LOOKS = 10
@@ -26,9 +26,8 @@ def all_pairs(network: Network, params: Any, s: jax.Array, v: jax.Array) -> jax.
     return jax.vmap(one, (None, 0, None, None, None, None))(params, s, None, v, None, center)
 
 
-def softmax_loss(r: jax.Array, ok: jax.Array) -> jax.Array:
-    """How badly each row's own column is told, in nats; rows that have no x do not count."""
-    losses = logsumexp(r, axis=1) - jnp.diagonal(r)
+def mean_where(losses: jax.Array, ok: jax.Array) -> jax.Array:
+    """The mean over the rows that count: those that have an x."""
     return jnp.sum(jnp.where(ok, losses, 0.0)) / jnp.maximum(ok.sum(), 1)
 
 
@@ -41,8 +40,7 @@ def held_out(network: Network, params: Any, held: tuple) -> jax.Array:
 def score(r: jax.Array, held: tuple, groups: jax.Array) -> jax.Array:
     """The softmax loss of held-out r, over as many groups as are filled."""
     ok = held[2].reshape(-1, AMONG) & (jnp.arange(len(r)) < groups)[:, None]
-    losses = logsumexp(r, axis=2) - jnp.diagonal(r, axis1=1, axis2=2)
-    return jnp.sum(jnp.where(ok, losses, 0.0)) / jnp.maximum(ok.sum(), 1)
+    return mean_where(softmax_losses(r), ok)
 
 
 @partial(jax.jit, static_argnames=("network", "kind", "batch", "rate"))
@@ -59,15 +57,14 @@ def train(key, bank, count, newest, held, groups, steps, *, network, kind, batch
 
     def objective(params, s, v, ok):
         if kind == "softmax":
-            return softmax_loss(all_pairs(network, params, s, v), ok)
+            return mean_where(softmax_losses(all_pairs(network, params, s, v)), ok)
         r_own = apply(params, s, None, v, None, center)
         r_other = apply(params, s, None, jnp.roll(v, 1, axis=0), None, center)
-        losses = LOSSES["log"].on_p(r_own) + LOSSES["log"].on_q(r_other)
-        return jnp.sum(jnp.where(ok, losses, 0.0)) / jnp.maximum(ok.sum(), 1)
+        return mean_where(LOSSES["log"].on_p(r_own) + LOSSES["log"].on_q(r_other), ok)
 
     def step(i, carry):
         params, state = carry
-        rows = jax.random.bits(jax.random.fold_in(k_steps, i), (batch,)) % count
+        rows = row_numbers(jax.random.fold_in(k_steps, i), (batch,), count)
         gradient = jax.grad(objective)(params, s[rows], v[rows], ok[rows])
         updates, state = optimizer.update(gradient, state, params)
         size = rate * (0.001 + 0.999 * 0.5 * (1 + jnp.cos(jnp.pi * i / steps)))

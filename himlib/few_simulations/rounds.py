@@ -257,8 +257,8 @@ def fit_rounds(
     At the end the particles have T = 1.
 
     **Many data.** The errors of r add up over the data. With 10,000 simulations a mean was off by up to .3
-    posterior sds at 30 and at 200 data without covariates, and by up to .7 at 40 data with one. For
-    hundreds, :func:`~himlib.variational.lfvi` centers its score, or r is to be trained on more.
+    posterior sds at 30 and at 200 data without covariates, and by up to .7 at 40 data with one; with 30,000
+    by up to .14 there. For hundreds, :func:`~himlib.variational.lfvi` centers its score.
 
     **Failures.** A simulation that fails, or is not finite, gives no pair, but its beta remains among those
     that pairs are contrasted with. So r learns :math:`\log p(x, \text{success} \mid \beta)` up to a constant,
