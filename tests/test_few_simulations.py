@@ -354,7 +354,26 @@ def test_a_simulator_that_always_fails_shows_its_error():
     model = ExternalModel(dist.Normal(0, 1), always)
     with pytest.raises(KeyError, match="rate") as caught:
         fit_rounds(jax.random.key(0), model, Data(np.zeros(1, np.float32)), **SMALL)
-    assert "by every simulation so far" in caught.value.__notes__[0]
+    assert "no simulation so far gave an x" in caught.value.__notes__[0]
+
+
+def first_after_forty(rng, beta, covariate):
+    first_after_forty.calls += 1
+    if first_after_forty.calls <= 40:
+        raise RuntimeError("not yet")
+    return beta + 0.5 * rng.normal()
+
+
+def test_a_simulator_that_fails_at_first_goes_on():
+    first_after_forty.calls = 0
+    run = fit_rounds(jax.random.key(0), ExternalModel(dist.Normal(0, 1), first_after_forty), ONE, **SMALL)
+    assert run.failed == 40 and str(run.error) == "not yet"
+
+
+def test_a_simulator_that_gives_no_number_is_refused():
+    model = ExternalModel(dist.Normal(0, 1), lambda rng, beta, covariate: np.nan)
+    with pytest.raises(ValueError, match="none of 500 simulations gave a finite x"):
+        fit_rounds(jax.random.key(0), model, ONE, **SMALL)
 
 
 KILLED = """

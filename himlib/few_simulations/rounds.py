@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from himlib._checkpoints import fingerprint, fingerprint_data
 from himlib._checks import check_counts
-from himlib._problem import check_problem
+from himlib._problem import TRIALS, check_problem
 from himlib.base import Data, check_data
 from himlib.few_simulations._bank import Bank, pack, unpack
 from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
@@ -198,10 +198,15 @@ def _simulate_outside(key, i, simulate, beta, covariate, example, bank, executor
     for start, results in simulate_rows(simulate, seed, beta, covariate, rows, executor, CHUNK):
         x, ok, first = collect(results, example)
         parts.append((x, ok))
-        if first is not None and not any(fine.any() for _, fine in parts):
-            first.add_note("Raised in simulate(rng, beta, covariate), by every simulation so far.")
-            raise first
         error = error or first
+        if (
+            error is not None
+            and i == 0
+            and start + len(ok) >= TRIALS
+            and not any(fine.any() for _, fine in parts)
+        ):
+            error.add_note("Raised in simulate(rng, beta, covariate), and no simulation so far gave an x.")
+            raise error
         bank.keep(f"chunk_{i}_{start:09d}", **pack(x, ok))
         progress.update(len(ok))
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -314,7 +319,7 @@ def fit_rounds(
         If an argument is of the wrong kind or out of range, if simulator and data do not agree, or if the
         bank is of another run.
     Exception
-        What the simulator raises, if it does so every time.
+        What the simulator raises, if none of the first 200 simulations gives an x.
 
     Examples
     --------
@@ -386,6 +391,8 @@ def fit_rounds(
                     k_x, i, v[rows], covariate, example, where, model, store, executor, bar
                 )
                 error = error or first
+            if not ok.any():
+                raise ValueError(f"simulator: none of {at} simulations gave a finite x.") from error
             s[rows] = np.where(ok[rows, None], see(x, covariate), 0.0)
             if not last and (after := store.find(f"v_{i + 1}")) is not None:
                 held.append(after["losses"])  # what this round has taught is in the next one's proposals
