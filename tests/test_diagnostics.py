@@ -367,7 +367,13 @@ def test_width_of_the_best_normal_is_one(family):
         posterior = {"location": location, "log_scale": -jnp.log(jnp.diag(precision)) / 2}
     state = algorithm.init(KEY, data)._replace(posterior={"beta": posterior})
     found = verdict(KEY, model, algorithm, Result(state, None, Outcome.AT_REST), data)
-    assert found.width == pytest.approx(1, abs=0.04) and found.findings == ()
+    assert found.width == pytest.approx(1, abs=0.04)
+    marginal = 1 / jnp.sqrt(precision[0, 0] * jnp.linalg.inv(precision)[0, 0])  # .36, of both
+    if isinstance(family, FullRankNormal):
+        assert found.findings == ()
+    else:  # the best of its family, and no more than that
+        assert [finding[:10] for finding in found.findings] == ["CORRELATED"]
+        assert f"{marginal:.2f} times as wide" in found.findings[0]
     assert np.all(abs(found.shift) < 4.5 * found.shift_error) and found.shift_error.max() < 0.1
 
 
