@@ -83,16 +83,22 @@ def check_problem(
     return z
 
 
-def _check_trial(model, covariate, beta, least) -> None:
-    """Look at some simulations, and at whether draws of the prior differ."""
+def check_prior(model, size: int = TRIALS) -> Any:
+    """Refuse a prior whose draws do not differ; return some."""
     with jax.ensure_compile_time_eval():
-        draws = model.sample_prior(jax.random.key(0), (TRIALS if beta is None else 4,))
+        draws = model.sample_prior(jax.random.key(0), (size,))
     leaves = jax.tree.leaves(model.prior, is_leaf=is_distribution)
     widths = [  # of a leaf as a whole: a matrix with zeros above its diagonal has a width
         np.full(rows.shape[1:], getattr(leaf.support, "is_discrete", False) or np.ptp(rows, 0).any(), float)
         for leaf, rows in zip(leaves, map(np.asarray, jax.tree.leaves(draws)), strict=True)
     ]
     check_width(leaves, widths)
+    return draws
+
+
+def _check_trial(model, covariate, beta, least) -> None:
+    """Look at some simulations."""
+    draws = check_prior(model, TRIALS if beta is None else 4)
 
     def rows(tree):
         return jax.tree.map(lambda leaf: leaf[np.arange(TRIALS) % len(leaf)], tree)

@@ -1,9 +1,11 @@
 """The posterior from few simulations: against exact answers, by any simulator, after a kill."""
 
+import pickle
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from himlib.few_simulations import ExternalModel, RoundsOutcome, fit_rounds
 from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
 from himlib.few_simulations._coordinates import Coordinates, robust, squash
 from himlib.few_simulations._particles import temper
+from himlib.few_simulations.external import collect, run_chunk
 from himlib.networks import ratio_network, separable_ratio
 
 SMALL = {"simulations": 1_000, "rounds": 2, "particles": 1_000, "progress": False}
@@ -37,6 +40,8 @@ def moments(run):
     beta = np.asarray(run.beta, np.float64)
     return beta.mean(0), beta.std(0)
 
+
+ONE = Data(jnp.ones(1))
 
 # --- coordinates --------------------------------------------------------------------------------------------
 PRIORS = {
@@ -115,9 +120,9 @@ def test_all_pairs_are_the_pairs(network):
     np.testing.assert_allclose(r, np.array(one), rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize(("kind", "network"), [("log", ratio_network()), ("softmax", separable_ratio())])
-def test_classifier_learns_the_log_ratio(kind, network):
-    """x = beta + noise, both N(0, 1): r is known, up to a function of x for the softmax."""
+@pytest.mark.parametrize(("others", "network"), [(8, ratio_network()), (255, separable_ratio())])
+def test_classifier_learns_the_log_ratio(others, network):
+    """x = beta + noise, both N(0, 1): r is known, up to a function of x."""
     rng = np.random.default_rng(1)
     n, h = 20_000, 2 * AMONG
     v = rng.normal(size=(n, 1)).astype(np.float32)
@@ -127,21 +132,20 @@ def test_classifier_learns_the_log_ratio(kind, network):
     bank = s[h:], v[h:], ok[h:]
     params, best = train(
         jax.random.key(0), bank, np.uint32(n - h), bank[:2], held, np.int32(2), np.int32(1500),
-        network=network, kind=kind, batch=256, rate=5e-3,
+        network=network, others=others, batch=256, rate=5e-3,
     )  # fmt: skip
     x, beta = np.array([[-1.0], [0.0], [1.5]], np.float32), np.linspace(-1.5, 1.5, 7, dtype=np.float32)
     r = np.asarray(all_pairs(network, params, x, beta[:, None]))
     exact = stats.norm(beta, 1).logpdf(x) - stats.norm(0, 2**0.5).logpdf(x)
-    if kind == "softmax":
-        r, exact = r - r.mean(1, keepdims=True), exact - exact.mean(1, keepdims=True)
+    r, exact = r - r.mean(1, keepdims=True), exact - exact.mean(1, keepdims=True)
     assert ((r - exact) ** 2).mean() < 0.15**2 and np.abs(r - exact).max() < 0.5
     # the best possible among 128: by the exact ratio
     known = Network(
         lambda key, *batch: jnp.zeros(()),
         lambda p, x, z, b, c, center: p * 0 - 0.5 * (x[0] - b[0]) ** 2,
     )
-    share, loss = mix((params, jnp.zeros(())), held, np.int32(2), networks=(network, known))
-    assert best < loss + 0.05 and loss <= best + 1e-5 and 0 <= share <= 1
+    weights, loss = mix((params, jnp.zeros(())), held, np.int32(2), networks=(network, known))
+    assert best < loss + 0.05 and loss <= best + 1e-5 and 0.8 <= weights.sum() <= 1.2
 
 
 def test_failures_are_contrasted_with_their_beta():
@@ -152,10 +156,10 @@ def test_failures_are_contrasted_with_their_beta():
     ok = rng.random(n) < 1 / (1 + np.exp(2 * v[:, 0]))
     s = np.where(ok[:, None], rng.normal(size=(n, 1)), 0).astype(np.float32)  # x itself says nothing
     beta = np.linspace(-1, 1, 5, dtype=np.float32)
-    for kind, network in (("log", ratio_network()), ("softmax", separable_ratio())):
+    for others, network in ((8, ratio_network()), (255, separable_ratio())):
         params, _ = train(
             jax.random.key(0), (s, v, ok), np.uint32(n), (s, v), (s[:h], v[:h], ok[:h]), np.int32(2),
-            np.int32(1000), network=network, kind=kind, batch=256, rate=5e-3,
+            np.int32(1000), network=network, others=others, batch=256, rate=5e-3,
         )  # fmt: skip
         r = np.asarray(all_pairs(network, params, np.zeros((1, 1), np.float32), beta[:, None]))[0]
         np.testing.assert_allclose(r - r[2], np.log(2 / (1 + np.exp(2 * beta))), atol=0.25)
@@ -317,6 +321,74 @@ def test_outcomes_say_what_is_wrong():
     assert run.outcome is RoundsOutcome.MANY_FAILED
 
 
+def test_a_ridge_is_narrow_along_no_axis():
+    def generate(noise, beta, covariate):
+        return None, beta[0] + beta[1] + 1e-3 * noise
+
+    model = model_of(dist.Normal(jnp.zeros(2), 1.0).to_event(1), generate)
+    run = fit_rounds(jax.random.key(0), model, Data(jnp.zeros(1)), **SMALL)
+    total = np.asarray(run.beta, np.float64).sum(1).std()
+    assert run.outcome is RoundsOutcome.NARROWING and total > 2e-3
+    assert moments(run)[1].min() > 0.5
+
+
+def test_pairs_that_do_not_reach_the_posterior():
+    rng = np.random.default_rng(6)
+    beta = rng.normal(-1, 0.2, 3_000).astype(np.float32)
+    x = (beta + 0.5 * rng.normal(size=3_000)).astype(np.float32)
+    run = fit_rounds(jax.random.key(0), NORMAL, ONE, pairs=(beta, x), **SMALL | {"simulations": 0})
+    assert run.outcome is RoundsOutcome.OUTSIDE
+
+
+def test_twenty_draws_as_one_row_overfit_and_their_statistics_do_not():
+    """The log sd of 20 draws: by 20 columns r is weak and said to be; by one statistic it is right."""
+
+    def simulate(key, beta, covariate):
+        return None, jnp.exp(beta) * jax.random.normal(key, (20,))
+
+    def log_sd(x, covariate):
+        return jnp.log(jnp.mean(x**2))[None] / 2
+
+    model = HierarchicalImplicitModel(dist.Normal(1, 1), simulate=simulate)
+    x = 3 * np.random.default_rng(7).standard_normal((1, 20)).astype(np.float32)
+    grid = np.linspace(-2, 4, 4_001)
+    density = np.exp(
+        -((grid - 1) ** 2) / 2 - 20 * (grid - 1) - (x.astype(np.float64) ** 2).sum() / 2 / np.exp(2 * grid)
+    )
+    density /= density.sum()
+    exact = density @ grid, np.sqrt(density @ grid**2 - (density @ grid) ** 2)
+    small = SMALL | {"simulations": 2_000}
+    row = fit_rounds(jax.random.key(0), model, Data(jnp.asarray(x)), **small)
+    assert row.outcome is RoundsOutcome.OVERFITTED and row.weights[-1].sum() < 0.85
+    told = fit_rounds(jax.random.key(0), model, Data(jnp.asarray(x)), features=log_sd, **small)
+    mean, sd = moments(told)
+    assert told.outcome is RoundsOutcome.COMPLETED
+    assert abs(mean - exact[0]) < 0.3 * exact[1] and 0.8 < sd / exact[1] < 1.25
+
+
+def test_weights_are_those_of_a_held_out_temperature():
+    """A classifier that is three times too sure counts a third; one that knows, all of it."""
+    known = Network(
+        lambda key, *batch: jnp.ones(()), lambda sure, x, z, b, c, center: -0.5 * sure * (x[0] - b[0]) ** 2
+    )
+    rng = np.random.default_rng(8)
+    v = rng.normal(size=(16 * AMONG, 1)).astype(np.float32)
+    held = v + rng.normal(size=v.shape).astype(np.float32), v, np.ones(len(v), bool)
+    for sure, weight in ((1.0, 1.0), (3.0, 1 / 3)):
+        params = jnp.asarray(sure), jnp.asarray(sure)
+        weights, _ = mix(params, held, np.int32(16), networks=(known, known))
+        assert abs(weights.sum() - weight) < 0.15
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_in_double_precision(external):
+    model = ExternalModel(dist.Normal(0, 1), outside) if external else NORMAL
+    with jax.enable_x64(True):
+        data = Data(np.ones(1) if external else jnp.ones(1))
+        mean, sd = moments(fit_rounds(jax.random.key(0), model, data, **SMALL))
+    assert abs(mean - 0.8) < 0.15 and 0.8 < sd / 0.2**0.5 < 1.2
+
+
 # --- simulators outside of JAX ------------------------------------------------------------------------------
 def outside(rng, beta, covariate):
     return beta + 0.5 * rng.normal()
@@ -344,6 +416,32 @@ def test_external_failures_and_trees():
     run = fit_rounds(jax.random.key(0), ExternalModel({"a": dist.Normal(0, 1)}, sometimes), data, **SMALL)
     assert 50 < run.failed < 200 and str(run.error) == "the solver gave up"
     assert abs(moments(run._replace(beta=run.beta["a"]))[1] - 3**-0.5) < 0.1
+
+
+def many_at_once(rng, beta, covariate):
+    """x of many beta, none below -2; a single beta above 2 stops all of them."""
+    if beta.max() > 2:
+        raise OverflowError("too large")
+    return np.where(beta < -2, np.nan, beta + 0.5 * rng.normal(size=len(beta)))
+
+
+def test_external_simulator_of_many_at_once(tmp_path):
+    """Where one beta stops a batch, it alone is lost; any executor gives the same."""
+    model = ExternalModel(dist.Normal(0, 1), many_at_once, batch=128)
+    data = Data(np.array([1.0], np.float32))
+    here = fit_rounds(jax.random.key(0), model, data, **SMALL)
+    with ThreadPoolExecutor(2) as pool:
+        there = fit_rounds(jax.random.key(0), model, data, executor=pool, bank=tmp_path, **SMALL)
+    np.testing.assert_array_equal(here.beta, there.beta)
+    first = np.load(next(tmp_path.glob("v_0*")))["v"][:, 0]  # v = beta under this prior
+    second = np.load(next(tmp_path.glob("v_1*")))["v"][:, 0]
+    lost = sum(((v > 2) | (v < -2)).sum() for v in (first, second))
+    assert here.failed == lost > 0 and str(here.error) == "too large"
+    mean, sd = moments(here)
+    assert abs(mean - 0.8) < 0.1 and 0.85 < sd / 0.2**0.5 < 1.15
+    other = ExternalModel(model.prior, many_at_once, batch=100)
+    with pytest.raises(ValueError, match="bank: "):
+        fit_rounds(jax.random.key(0), other, data, bank=tmp_path, **SMALL)
 
 
 def always(rng, beta, covariate):
@@ -374,6 +472,68 @@ def test_a_simulator_that_gives_no_number_is_refused():
     model = ExternalModel(dist.Normal(0, 1), lambda rng, beta, covariate: np.nan)
     with pytest.raises(ValueError, match="none of 500 simulations gave a finite x"):
         fit_rounds(jax.random.key(0), model, ONE, **SMALL)
+
+
+class SolverError(Exception):
+    """Takes two arguments and keeps one: it is pickled, but not read again."""
+
+    def __init__(self, code, where):
+        super().__init__(code)
+
+
+def test_collect_says_what_is_unlike_the_data():
+    row = np.zeros(2, np.float32)
+    results = run_chunk(lambda rng, beta, covariate: beta, [((i,), np.ones(2), None) for i in range(20)])
+    for odd in (np.zeros(3), None, "text", {"x": np.zeros(2)}, np.array(["a", "b"]), 1.0):
+        _, ok, error = collect([odd, *results], row)  # some: failures like others
+        assert ok.sum() == 20 and not ok[0] and "expected x like a row of data.x" in str(error)
+        with pytest.raises(ValueError, match="expected x like a row"):
+            collect([odd] * 20, row)  # all of a chunk
+    assert collect([[1.0, 2.0], (3.0, 4.0)], row)[0].tolist() == [[1, 2], [3, 4]]
+    for whole in (np.zeros(2, np.int32), np.zeros(2, np.uint8)):
+        with pytest.raises(ValueError, match=r"cannot hold that: see data.x.astype\(float\)"):
+            collect([np.array([0.5, 1.5])], whole)
+    with pytest.raises(ValueError, match=r"astype\(int\)"):
+        collect([np.array([848, 1])], np.zeros(2, np.uint8))
+    assert collect([np.array([848, 1])], np.zeros(2, np.int32))[0].tolist() == [[848, 1]]
+
+
+def test_chunks_copy_what_is_used_again_and_pickle_what_is_raised():
+    buffer = np.zeros(1)
+
+    def again(rng, beta, covariate):
+        buffer[0] = beta
+        return buffer
+
+    assert [x.item() for x in run_chunk(again, [((i,), float(i), None) for i in range(3)])] == [0, 1, 2]
+
+    def gives_up(rng, beta, covariate):
+        raise SolverError(3, "there")
+
+    (error,) = run_chunk(gives_up, [((0,), 0.0, None)])
+    assert "SolverError(3)" in repr(pickle.loads(pickle.dumps(error)))
+
+
+def scaled(rng, beta, covariate, by):
+    return by * outside(rng, beta, covariate)
+
+
+def test_bank_knows_the_code_and_what_a_partial_gives(tmp_path):
+    first = partial(scaled, by=1.0)
+    fit_rounds(jax.random.key(0), ExternalModel(dist.Normal(0, 1), first), ONE, bank=tmp_path, **SMALL)
+    for other in (partial(scaled, by=2.0), partial(outside), lambda rng, beta, covariate: 2 * beta):
+        with pytest.raises(ValueError, match="other model"):
+            fit_rounds(
+                jax.random.key(0), ExternalModel(dist.Normal(0, 1), other), ONE, bank=tmp_path, **SMALL
+            )
+    run = fit_rounds(
+        jax.random.key(0),
+        ExternalModel(dist.Normal(0, 1), partial(scaled, by=1.0)),
+        ONE,
+        bank=tmp_path,
+        **SMALL,
+    )
+    assert run.simulations == 1_000
 
 
 KILLED = """
@@ -421,7 +581,7 @@ def test_bank_knows_its_run(tmp_path):
     for one, other in (
         (first.beta, again.beta),
         (first.held_out, again.held_out),
-        (first.share, again.share),
+        (first.weights, again.weights),
     ):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match=r"bank: b is of another run \(other data\); name a new folder"):
@@ -452,8 +612,21 @@ def test_pairs_alone_and_pairs_first():
         assert abs(mean - 0.8) < 0.1 and 0.88 < sd / 0.2**0.5 < 1.12
 
 
+def test_pairs_at_the_ends_of_a_support():
+    rng = np.random.default_rng(9)
+    beta = np.linspace(0, 1, 3_001).astype(np.float32)
+    x = (beta + 0.2 * rng.normal(size=3_001)).astype(np.float32)
+    run = fit_rounds(
+        jax.random.key(0), model_of(dist.Uniform(0, 1)), Data(jnp.full(1, 0.5)), pairs=(beta, x),
+        **SMALL | {"simulations": 0},
+    )  # fmt: skip
+    exact = stats.truncnorm(-2.5, 2.5, 0.5, 0.2)
+    mean, sd = moments(run)
+    assert run.outcome is RoundsOutcome.COMPLETED
+    assert abs(mean - 0.5) < 0.3 * exact.std() and 0.8 < sd / exact.std() < 1.25
+
+
 # --- wrong calls --------------------------------------------------------------------------------------------
-ONE = Data(jnp.ones(1))
 PAIR = np.zeros(600, np.float32), np.zeros(600, np.float32)
 
 
@@ -472,6 +645,19 @@ PAIR = np.zeros(600, np.float32), np.zeros(600, np.float32)
         ({"pairs": (PAIR[0], PAIR[1][:5])}, ValueError, "leading axes of one length"),
         ({"pairs": (PAIR[0], np.zeros((600, 2)))}, ValueError, "rows like those of data.x"),
         ({"pairs": (*PAIR, PAIR[0])}, ValueError, "covariates where the data have some"),
+        ({"pairs": (PAIR[0][:, None], PAIR[1])}, ValueError, "beta with rows like the prior's draws"),
+        ({"pairs": ({"b": PAIR[0]}, PAIR[1])}, ValueError, "beta with rows like the prior's draws"),
+        ({"pairs": (PAIR[0] * np.nan, PAIR[1])}, ValueError, "600 beta of 600 are not finite"),
+        ({"pairs": PAIR, "simulations": 3, "rounds": 5}, ValueError, "at least one for each of 5 rounds"),
+        ({"particles": 10}, ValueError, "particles: expected an integer of at least 100"),
+        ({"widen": "2"}, ValueError, "widen: expected a number"),
+        ({"widen": float("inf")}, ValueError, "widen: expected a number"),
+        ({"executor": 4}, TypeError, "executor: expected one of concurrent.futures, got int"),
+        ({"classifiers": (None, None)}, TypeError, "classifiers: expected two Networks"),
+        ({"classifiers": (ratio_network(),)}, TypeError, "classifiers: expected two Networks"),
+        ({"features": 3}, TypeError, "features: expected a function"),
+        ({"features": lambda x, c: x[None] * jnp.nan}, ValueError, "features: expected a vector of finite"),
+        ({"model": ExternalModel(dist.Delta(1.0), np.sin)}, ValueError, "has no width"),
     ],
 )
 def test_wrong_calls(change, error, match):
@@ -488,3 +674,10 @@ def test_wrong_external_models():
     wrong = ExternalModel(dist.Normal(0, 1), lambda rng, beta, covariate: np.zeros(2))
     with pytest.raises(ValueError, match="simulate: expected x like a row of data"):
         fit_rounds(jax.random.key(0), wrong, ONE, **SMALL)
+    with pytest.raises(ValueError, match="batch: expected a positive integer, got 0"):
+        ExternalModel(dist.Normal(0, 1), outside, batch=0)
+    one = ExternalModel(dist.Normal(0, 1), lambda rng, beta, covariate: beta.mean(), batch=50)
+    with pytest.raises(
+        ValueError, match=r"simulate: expected x with a leading axis of 50, got shapes \[\(\)"
+    ):
+        fit_rounds(jax.random.key(0), one, ONE, **SMALL)

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.scipy.special import logsumexp
 
-from himlib.losses import LOSSES, softmax_losses
+from himlib.losses import softmax_losses
 from himlib.networks import Network
 from himlib.random import row_numbers
 
 AMONG = 128  # a held-out x is told to which of so many beta it belongs
 LOOKS = 10
-SHARES = np.linspace(0, 1, 5, dtype=np.float32)
+# What two classifiers may count: the second a share of 0 to 1, and both together from .3, where they are too
+# sure of what they have not seen (Guo et al. 2017: a temperature), to 1.2.
+WEIGHTS = np.array([(t - t * w, t * w) for t in np.arange(3, 13) / 10 for w in np.arange(5) / 4], np.float32)
 
 
 def all_pairs(network: Network, params: Any, s: jax.Array, v: jax.Array) -> jax.Array:
@@ -43,24 +46,25 @@ def score(r: jax.Array, held: tuple, groups: jax.Array) -> jax.Array:
     return mean_where(softmax_losses(r), ok)
 
 
-@partial(jax.jit, static_argnames=("network", "kind", "batch", "rate"))
-def train(key, bank, count, newest, held, groups, steps, *, network, kind, batch, rate):
-    """Train a classifier, and keep the parameters that tell held-out pairs best.
+@partial(jax.jit, static_argnames=("network", "others", "batch", "rate"))
+def train(key, bank, count, newest, held, groups, steps, *, network, others, batch, rate):
+    """Train a classifier by the softmax loss, and keep the parameters that tell held-out pairs best.
 
-    ``kind`` is "softmax", over the whole batch, or "log", on own and one other beta. How much of the bank is
-    filled, and how many steps there are, is traced: one program serves every round.
+    It tells which of the ``others`` and its own beta an x belongs to: ``batch - 1`` are all of a batch.
+    How much of the bank is filled, and how many steps there are, is traced: one program serves every round.
     """
     s, v, ok = bank
     center = jnp.zeros(v.shape[-1])
-    apply = jax.vmap(network.apply, (None, 0, None, 0, None, None))
+    beside = jax.vmap(network.apply, (None, None, None, 0, None, None))
+    some = jax.vmap(beside, (None, 0, None, 0, None, None))
+    whose = (np.arange(batch)[:, None] + np.arange(others + 1)) % batch
     optimizer = optax.flatten(optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam()))
 
     def objective(params, s, v, ok):
-        if kind == "softmax":
+        if others == batch - 1:
             return mean_where(softmax_losses(all_pairs(network, params, s, v)), ok)
-        r_own = apply(params, s, None, v, None, center)
-        r_other = apply(params, s, None, jnp.roll(v, 1, axis=0), None, center)
-        return mean_where(LOSSES["log"].on_p(r_own) + LOSSES["log"].on_q(r_other), ok)
+        r = some(params, s, None, v[whose], None, center)
+        return mean_where(logsumexp(r, axis=1) - r[:, 0], ok)
 
     def step(i, carry):
         params, state = carry
@@ -90,7 +94,7 @@ def train(key, bank, count, newest, held, groups, steps, *, network, kind, batch
 
 @partial(jax.jit, static_argnames="networks")
 def mix(params, held, groups, *, networks):
-    """The second classifier's share of the mixture that tells held-out pairs best, and the loss of that."""
+    """The weights with which two classifiers together tell held-out pairs best, and the loss of that."""
     first, second = (held_out(n, p, held) for n, p in zip(networks, params, strict=True))
-    losses = jax.lax.map(lambda share: score((1 - share) * first + share * second, held, groups), SHARES)
-    return jnp.asarray(SHARES)[jnp.argmin(losses)], losses.min()
+    losses = jax.lax.map(lambda w: score(w[0] * first + w[1] * second, held, groups), WEIGHTS)
+    return jnp.asarray(WEIGHTS)[jnp.argmin(losses)], losses.min()

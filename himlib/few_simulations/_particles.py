@@ -42,29 +42,34 @@ def temper(key, v, log_prior, log_ratio, last):
     differential evolution (ter Braak 2006): along the difference of two others, of any length.
     """
     n, size = v.shape
+    dtype = v.dtype
+
+    def densities(v):
+        return log_prior(v).astype(dtype), log_ratio(v).astype(dtype)
 
     def move(carry, key):
         v, p, r, power, _ = carry
         k_pair, k_length, k_noise, k_accept = jax.random.split(key, 4)
         shift = jax.random.randint(k_pair, (2, n), 1, n)
         other = (jnp.arange(n) + shift) % n
-        length = jnp.exp(jax.random.uniform(k_length, (n, 1), minval=-3.0, maxval=0.5))
-        proposed = v + length * (v[other[0]] - v[other[1]]) + 0.003 * normal(k_noise, (n, size))
-        p_new, r_new = log_prior(proposed), log_ratio(proposed)
+        length = jnp.exp(jax.random.uniform(k_length, (n, 1), dtype, minval=-3.0, maxval=0.5))
+        proposed = v + length * (v[other[0]] - v[other[1]]) + 0.003 * normal(k_noise, (n, size), dtype)
+        p_new, r_new = densities(proposed)
         gain = p_new - p + power * (r_new - r)
         yes = jnp.log(jax.random.uniform(k_accept, (n,))) < gain
         v = jnp.where(yes[:, None], proposed, v)
-        return (v, jnp.where(yes, p_new, p), jnp.where(yes, r_new, r), power, yes.mean()), None
+        return (v, jnp.where(yes, p_new, p), jnp.where(yes, r_new, r), power, yes.mean(dtype=dtype)), None
 
     def stage(carry):
         v, p, r, power, _, i = carry
         k_resample, k_moves = jax.random.split(jax.random.fold_in(key, i))
         new = jnp.where(i == STAGES - 1, last, next_power(r, power, last))
         index = resample(k_resample, (new - power) * r)
-        start = (v[index], p[index], r[index], new, jnp.zeros(()))
+        start = (v[index], p[index], r[index], new, jnp.zeros((), dtype))
         (v, p, r, power, moved), _ = jax.lax.scan(move, start, jax.random.split(k_moves, MOVES))
         return v, p, r, power, moved, i + 1
 
-    start = (v, log_prior(v), log_ratio(v), jnp.zeros(()), jnp.ones(()), jnp.array(0))
+    last = jnp.asarray(last, dtype)
+    start = (v, *densities(v), jnp.zeros((), dtype), jnp.ones((), dtype), jnp.array(0))
     v, _, _, _, moved, _ = jax.lax.while_loop(lambda c: (c[3] < last) & (c[5] < STAGES), stage, start)
     return v, moved

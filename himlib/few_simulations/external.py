@@ -1,5 +1,6 @@
 """Simulators that are not JAX: in NumPy, in C++, in R, or a program that is called."""
 
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from himlib._checks import check_counts
 from himlib.models import HierarchicalImplicitModel, Space
 
 __all__ = ["ExternalModel"]
+
+CHUNK = 20  # simulations in one job of an executor, and in one file
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +34,16 @@ class ExternalModel:
         ``simulate(rng, beta, covariate) -> x`` for one datum: ``rng`` is a :class:`numpy.random.Generator`,
         another one for every simulation and the same whoever runs it; beta and covariate are in NumPy, in the
         shapes of the prior and of a row of the data. To reach other processes by the standard library's pools
-        it must be a function of a module. An exception is a failed simulation.
+        it must be a function of a module. An exception is a failed simulation, and
+        so is an x unlike a row of the data where others are like it; a process that dies ends the run.
+    batch
+        How many beta ``simulate`` takes at a time, with a leading axis that x has, too; then ``rng`` is one
+        for all of them, and where it raises, they are simulated one by one. By default one, without the axis.
 
     Raises
     ------
-    TypeError
-        If the prior is no numpyro distribution, or the simulator no function.
+    TypeError, ValueError
+        If the prior is no numpyro distribution, the simulator no function, or the batch no positive integer.
 
     Examples
     --------
@@ -44,15 +52,25 @@ class ExternalModel:
     ...     return rng.poisson(beta["rate"])
     >>> ExternalModel({"rate": dist.LogNormal(0.0, 1.0)}, simulate).space.size
     1
+
+    NumPy does many at a time for the price of one:
+
+    >>> def simulate_many(rng, beta, covariate):
+    ...     return rng.poisson(beta["rate"])  # n of them
+    >>> ExternalModel({"rate": dist.LogNormal(0.0, 1.0)}, simulate_many, batch=500).batch
+    500
     """
 
     prior: Any
     simulate: Callable
+    batch: int | None = None
 
     def __post_init__(self):
         if not callable(self.simulate):
             got = type(self.simulate).__name__
             raise TypeError(f"simulate: expected a function of (rng, beta, covariate), got {got}.")
+        if self.batch is not None:
+            check_counts(batch=self.batch)
         _ = self.inner  # which refuses what is no prior
 
     @cached_property
@@ -76,40 +94,63 @@ def run_chunk(simulate: Callable, jobs: list) -> list:
     Examples
     --------
     >>> run_chunk(lambda rng, beta, covariate: 1 / beta, [((0,), 2.0, None), ((1,), 0, None)])
-    [0.5, ZeroDivisionError('division by zero')]
+    [array(0.5), ZeroDivisionError('division by zero')]
     """
-    results: list[Any] = []
-    for seed, beta, covariate in jobs:
+    return [_simulate_one(simulate, *job) for job in jobs]
+
+
+def _simulate_one(simulate, seed, beta, covariate) -> Any:
+    """A copy of x, as simulators may use an array again; or the exception, so that it can be pickled."""
+    try:
+        return jax.tree.map(np.array, simulate(np.random.default_rng(seed), beta, covariate))
+    except Exception as error:
         try:
-            results.append(simulate(np.random.default_rng(seed), beta, covariate))
-        except Exception as error:
-            results.append(error)
-    return results
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return RuntimeError(repr(error))
+        return error
+
+
+def run_batch(simulate: Callable, jobs: list) -> list:
+    """Simulate jobs at once; where that raises, one by one.
+
+    Raises
+    ------
+    ValueError
+        If there is not one x for each beta.
+
+    Examples
+    --------
+    >>> run_batch(lambda rng, beta, covariate: 1 / beta, [((0,), 2.0, None), ((1,), 4.0, None)])
+    [array(0.5), array(0.25)]
+    """
+    seeds, *rows = zip(*jobs, strict=True)
+    beta, covariate = (jax.tree.map(lambda *leaves: np.stack(leaves), *trees) for trees in rows)
+    try:
+        x = simulate(np.random.default_rng(seeds[0]), beta, covariate)
+    except Exception:
+        return [_first_row(simulate, *job) for job in jobs]
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
+    if any(shape[:1] != (len(jobs),) for shape in shapes):
+        raise ValueError(f"simulate: expected x with a leading axis of {len(jobs)}, got shapes {shapes}.")
+    return [_row(x, i) for i in range(len(jobs))]
 
 
 def simulate_rows(
-    simulate: Callable,
-    seed: tuple,
-    beta: Any,
-    covariate: Any,
-    rows: range,
-    executor: Executor | None,
-    chunk: int,
+    model: ExternalModel, seed: tuple, beta: Any, covariate: Any, rows: range, executor: Executor | None
 ) -> Iterator[tuple[int, list]]:
     """Give the first row of each chunk, and its x, in order; row i has the same noise whoever simulates."""
 
     def row(i):
         return (*seed, i), *jax.tree.map(lambda leaf: leaf[i], (beta, covariate))
 
-    def jobs(part):
-        return [row(i) for i in part]
-
+    run, chunk = (run_chunk, CHUNK) if model.batch is None else (run_batch, model.batch)
     parts = [rows[start : start + chunk] for start in range(0, len(rows), chunk)]
     if executor is None:
         for part in parts:
-            yield part[0], run_chunk(simulate, jobs(part))
+            yield part[0], run(model.simulate, [row(i) for i in part])
         return
-    futures = [executor.submit(run_chunk, simulate, jobs(part)) for part in parts]
+    futures = [executor.submit(run, model.simulate, [row(i) for i in part]) for part in parts]
     try:
         for part, future in zip(parts, futures, strict=True):
             yield part[0], future.result()
@@ -118,8 +159,24 @@ def simulate_rows(
             future.cancel()
 
 
+def _first_row(simulate, seed, beta, covariate) -> Any:
+    """x of one beta, by a simulator of many."""
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (beta, covariate))
+    x = _simulate_one(simulate, seed, *one)
+    return x if isinstance(x, Exception) else _row(x, 0)
+
+
+def _row(x, i) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf[i]), x)
+
+
 def collect(results: list, example: Any) -> tuple[Any, np.ndarray, Exception | None]:
     """Put simulated x into arrays like one row of ``example``; failures are rows of zeros that are not ok.
+
+    Raises
+    ------
+    ValueError
+        If x are numbers that the data's type cannot hold, or no x of a whole chunk is like a row of the data.
 
     Examples
     --------
@@ -129,22 +186,35 @@ def collect(results: list, example: Any) -> tuple[Any, np.ndarray, Exception | N
     """
     leaves, tree = jax.tree.flatten(example)
     arrays = [np.zeros((len(results), *np.shape(leaf)), np.asarray(leaf).dtype) for leaf in leaves]
+    shapes = [np.shape(leaf) for leaf in leaves]
     ok = np.zeros(len(results), bool)
-    error = None
+    error: Exception | None = None
+    unlike: list[ValueError] = []
     for i, x in enumerate(results):
         if isinstance(x, Exception):
             error = error or x
             continue
-        got = jax.tree.leaves(x)
-        shapes = [np.shape(leaf) for leaf in got]
-        if jax.tree.structure(x) != tree or shapes != [np.shape(leaf) for leaf in leaves]:
-            expected = [np.shape(leaf) for leaf in leaves]
-            raise ValueError(
-                f"simulate: expected x like a row of data.x, {tree} with shapes {expected}, got "
-                f"{jax.tree.structure(x)} with {shapes}."
+        if tree == jax.tree.structure(0) and isinstance(x, list | tuple):
+            x = np.array(x)
+        got = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
+        seen = [leaf.shape if leaf.dtype.kind in "biuf" else leaf.dtype for leaf in got]
+        if jax.tree.structure(x) != tree or seen != shapes:
+            made = f"{jax.tree.structure(x)} with {seen}"
+            unlike.append(
+                ValueError(f"simulate: expected x like a row of data.x, {tree} with {shapes}, got {made}.")
             )
+            error = error or unlike[0]
+            continue
+        for array, leaf in zip(arrays, got, strict=True):
+            if not np.can_cast(leaf.dtype, array.dtype, "same_kind"):
+                raise ValueError(
+                    f"simulate: gives x of {leaf.dtype}, and the data, of {array.dtype}, cannot hold that: "
+                    f"see data.x.astype({'float' if leaf.dtype.kind == 'f' else 'int'})."
+                )
         ok[i] = all(np.isfinite(leaf).all() for leaf in got)
         if ok[i]:
             for array, leaf in zip(arrays, got, strict=True):
                 array[i] = leaf
+    if len(unlike) == len(results) >= CHUNK:
+        raise unlike[0]
     return tree.unflatten(arrays), ok, error

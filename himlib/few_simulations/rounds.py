@@ -18,15 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from scipy.linalg import eigh
 from tqdm import tqdm
 
 from himlib._checkpoints import fingerprint, fingerprint_data
 from himlib._checks import check_counts
-from himlib._problem import TRIALS, check_problem
+from himlib._problem import TRIALS, check_prior, check_problem
 from himlib.base import Data, check_data
 from himlib.few_simulations._bank import Bank, pack, unpack
 from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
-from himlib.few_simulations._coordinates import coordinates, ravel, robust, squash
+from himlib.few_simulations._coordinates import REACH, Coordinates, coordinates, ravel, robust, squash
 from himlib.few_simulations._particles import temper
 from himlib.few_simulations.external import ExternalModel, collect, simulate_rows
 from himlib.models import HierarchicalImplicitModel
@@ -35,8 +36,8 @@ from himlib.random import check_key
 
 __all__ = ["Rounds", "RoundsOutcome", "fit_rounds"]
 
-CLASSIFIERS = ratio_network(activation=jax.nn.silu), separable_ratio()  # once, so that they compile once
-CHUNK = 20  # simulations in one job of an executor, and in one file
+JOINT = ratio_network(hidden=(64, 64, 64), activation=jax.nn.silu)
+CLASSIFIERS = JOINT, separable_ratio()  # once, so that they compile once
 
 
 class RoundsOutcome(Enum):
@@ -47,16 +48,25 @@ class RoundsOutcome(Enum):
         "a run with more simulations tells: it should give the same posterior."
     )
     NARROWING = (
-        "The posterior of the last round is less than a third as wide as what was simulated for it, so that "
-        "few simulations fell where it is. Take more rounds."
+        "The posterior of the last round is less than a third as wide as what was simulated for it, in some "
+        "direction, so that few simulations fell where it is. Take more rounds."
+    )
+    OUTSIDE = (
+        "More than a tenth of the posterior lies beyond everything that was simulated, where r is a guess. "
+        "Take more rounds, or pairs that reach as far as the posterior."
     )
     BLIND = (
         "r tells nothing: it does no better than chance on simulations that it has not seen. x may not "
-        "depend on beta, the features may not see it, or the data may say nothing."
+        "depend on beta, the features may not see it or be too many, or the data may say nothing."
     )
     STUCK = (
         "Hardly any particle moves: the particles are few distinct points. r is too steep for them; take "
         "more rounds, or more simulations."
+    )
+    OVERFITTED = (
+        "The classifiers were too sure of simulations that they had not seen, so that r was weakened by a "
+        "fifth or more. The posterior may be off by a third of its sd or more: take more simulations, or "
+        "fewer features."
     )
     MANY_FAILED = (
         "More than half of the simulations failed or were not finite. The posterior accounts for that, as "
@@ -78,8 +88,9 @@ class Rounds(NamedTuple):
     held_out
         Shape (rounds, 3): how badly the joint classifier, the separable one and their mixture tell which of
         128 beta a simulation belongs to that they have not seen, in nats; log 128 = 4.85 is chance.
-    share
-        The separable classifier's share of the mixture in each round, shape (rounds,).
+    weights
+        What the two classifiers count in r, shape (rounds, 2): so that they tell such simulations best. A sum
+        well below 1 says that they were too sure of themselves, as with few simulations.
     simulations
         How many data were simulated.
     failed
@@ -93,7 +104,7 @@ class Rounds(NamedTuple):
     beta: Any
     log_ratio: Callable
     held_out: np.ndarray
-    share: np.ndarray
+    weights: np.ndarray
     simulations: int
     failed: int
     error: Exception | None
@@ -123,7 +134,7 @@ class _Seen(NamedTuple):
     """Classifiers with what turns x and v into what they see."""
 
     params: tuple
-    share: Any
+    weights: Any
     shift: Any
     scale: Any
     units: Any
@@ -143,7 +154,7 @@ def _sum_of_ratios(v, seen, s, *, where, classifiers):
         first, second = (
             all_pairs(n, p, row[None], told)[0] for n, p in zip(classifiers, seen.params, strict=True)
         )
-        return total + (1 - seen.share) * first + seen.share * second, None
+        return total + seen.weights[0] * first + seen.weights[1] * second, None
 
     return jax.lax.scan(add, jnp.zeros(len(v)), squash(s, seen.shift, seen.scale))[0]
 
@@ -180,14 +191,14 @@ def _simulated(key, i, v, covariate, example, where, model, bank, executor, prog
         return x, ok, None
     if isinstance(model, ExternalModel):
         beta = _constrain(v, where=where)
-        return _simulate_outside(key, i, model.simulate, beta, covariate, example, bank, executor, progress)
+        return _simulate_outside(key, i, model, beta, covariate, example, bank, executor, progress)
     x = _simulate(key, v, covariate, where=where)
     bank.keep(f"x_{i}", **pack(x, ok := _finite(x)))
     progress.update(len(ok))
     return x, ok, None
 
 
-def _simulate_outside(key, i, simulate, beta, covariate, example, bank, executor, progress):
+def _simulate_outside(key, i, model, beta, covariate, example, bank, executor, progress):
     """A round of an external simulator: the chunks that the bank holds of it already, and the rest."""
     beta, covariate = jax.tree.map(np.asarray, (beta, covariate))
     seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
@@ -195,7 +206,7 @@ def _simulate_outside(key, i, simulate, beta, covariate, example, bank, executor
     done = sum(len(ok) for _, ok in parts)
     progress.update(done)
     rows = range(done, len(jax.tree.leaves(beta)[0]))
-    for start, results in simulate_rows(simulate, seed, beta, covariate, rows, executor, CHUNK):
+    for start, results in simulate_rows(model, seed, beta, covariate, rows, executor):
         x, ok, first = collect(results, example)
         parts.append((x, ok))
         error = error or first
@@ -229,7 +240,7 @@ def _steps(total: int, last: bool) -> tuple[int, int]:
     """Steps of the joint and of the separable classifier, for so many simulations in all."""
     more = max(total / 10_000, 0.1)
     return (
-        (int(2000 * more**0.3), int(5000 * more**0.38))
+        (int(1500 * more**0.3), int(2000 * more**0.38))
         if last
         else (int(600 * more**0.22), int(1500 * more**0.3))
     )
@@ -256,9 +267,9 @@ def fit_rounds(
     .. math:: p(\beta \mid x_{1:N}) \propto p(\beta) \exp \sum_{n=1}^N r(x_n, \beta).
 
     Round by round, beta is drawn from the prior first, and from particles of :math:`p(\beta) e^{r / T}`
-    later, where T widens them. All simulations so far teach two classifiers, started afresh: one of x and
-    beta together by the log loss, and one that is a scalar product of a function of x and one of beta, by
-    the softmax loss over all pairs of a batch. They are mixed as suits simulations that neither has seen.
+    later, where T widens them. All simulations so far teach two classifiers, started afresh, to tell the beta
+    of an x from others: one of x and beta together from 8 others, and one that is a scalar product of a
+    function of x and one of beta from 255. They are weighted as suits simulations that neither has seen.
     At the end the particles have T = 1.
 
     **Many data.** The errors of r add up over the data. With 10,000 simulations a mean was off by up to .3
@@ -279,24 +290,26 @@ def fit_rounds(
         The observations. With N of them, r is learned for one datum, and summed; a covariate of each is drawn
         with it. One observation has a leading axis of 1.
     simulations
-        How many data are simulated, one at a time.
+        How many data are simulated: at least 500, pairs included.
     rounds
         In how many rounds, of equal size.
     features
         ``features(x, covariate) -> vector`` for one datum: what classifiers see of it, in any units; the
-        default is all of it.
+        default is all of it. Where x is a row of independent draws, they learn more from these as N data, or
+        from statistics such as the mean and the logarithm of the sd: on 20 draws of a normal as one row, at
+        10,000 simulations, the sd was up to a third too small.
     classifiers
         Two :class:`~himlib.networks.Network` of (features of x, None, features of beta, None, center): the
-        first is trained by the log loss, the second by the softmax loss. By default ``ratio_network`` and
-        :func:`~himlib.networks.separable_ratio`.
+        first tells a beta from 8 others, the second from 255. By default ``ratio_network`` with three layers
+        and :func:`~himlib.networks.separable_ratio`.
     particles
-        How many draws represent the posterior. With N data they cost N times as much, and by default there
-        are fewer.
+        How many draws represent the posterior, at least 100. With N data each costs N times as much.
     widen
         T, at least 1.
     pairs
         ``(beta, x)`` or ``(beta, x, covariate)``: pairs of the model that were simulated before, with leading
-        axes, at any beta. They come first, and are counted beside ``simulations``, which may then be 0.
+        axes, at any beta, which must reach where the posterior is. They come first, and are counted beside
+        ``simulations``, which may then be 0.
     executor
         For an external model: what simulates, of the ``concurrent.futures`` protocol, such as a
         ``ProcessPoolExecutor``, ``dask.distributed.Client.get_executor()`` or an ``MPIPoolExecutor``. By
@@ -304,7 +317,7 @@ def fit_rounds(
     bank
         A folder that keeps all simulations as they are made. If it is there, the run goes on from it, and
         ends as it would have. It knows its run: key, data, model and sizes must be the same; of a simulator
-        outside of JAX it knows the name.
+        outside of JAX it knows its own code and a partial's arguments, and nothing of what these call.
     progress
         Show a progress bar.
 
@@ -335,22 +348,37 @@ def fit_rounds(
     if isinstance(model, ExternalModel):
         inner = model.inner
         check_data(data, None)
+        check_prior(inner)
     else:
         inner = model
         check_problem(model, data, least=0.05)
-    before = None if pairs is None else _check_pairs(pairs, data)
-    given = 0 if before is None else len(jax.tree.leaves(before[0])[0])
-    check_counts(rounds=rounds, particles=particles)
+    where = coordinates(inner)
+    before = None if pairs is None else _check_pairs(pairs, data, where)
+    given = 0 if before is None else len(before[0])
+    check_counts(rounds=rounds)
+    if not isinstance(particles, int) or particles < 100:
+        raise ValueError(f"particles: expected an integer of at least 100, got {particles!r}.")
     if not isinstance(simulations, int) or simulations < 0 or simulations + given < 500:
         raise ValueError(
             f"simulations: expected an integer of at least 500, pairs included, got {simulations!r}."
         )
-    if not widen >= 1:
+    if 0 < simulations < rounds:
+        raise ValueError(
+            f"simulations: expected at least one for each of {rounds} rounds, got {simulations}."
+        )
+    if not isinstance(widen, int | float) or not 1 <= widen < np.inf:
         raise ValueError(f"widen: expected a number of at least 1, got {widen!r}.")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"executor: expected one of concurrent.futures, got {type(executor).__name__}.")
     classifiers = classifiers or CLASSIFIERS
-    where = coordinates(inner)
+    if len(classifiers) != 2 or not all(isinstance(network, Network) for network in classifiers):
+        raise TypeError(f"classifiers: expected two Networks, got {classifiers!r}.")
+    if not callable(features):
+        raise TypeError(f"features: expected a function of (x, covariate), got {type(features).__name__}.")
     see = jax.jit(jax.vmap(features))
     s_data = np.asarray(see(data.x, data.covariate), np.float32)
+    if s_data.ndim != 2 or not np.isfinite(s_data).all():
+        raise ValueError(f"features: expected a vector of finite numbers at the data, got {s_data[0]}.")
     example = jax.tree.map(lambda leaf: np.asarray(leaf[0]), data.x)
     sizes = [given] * (given > 0) + [simulations // rounds] * rounds * (simulations > 0)
     total = sum(sizes)
@@ -366,7 +394,7 @@ def fit_rounds(
     ok = np.zeros(total, bool)
     draws, error, at = np.zeros((0, where.size)), None, 0
     held: list[np.ndarray] = []
-    shares: list[float] = []
+    weights: list[np.ndarray] = []
     with tqdm(total=simulations, disable=not progress, desc="simulations") as bar:
         for i, size in enumerate(sizes):
             k_v, k_x, k_rows, *k_classifiers, k_particles = jax.random.split(jax.random.fold_in(key, i), 6)
@@ -375,8 +403,8 @@ def fit_rounds(
             rows, last = slice(at, at + size), i == len(sizes) - 1
             at += size
             if i == 0 and before is not None:
-                beta, x, covariate = before
-                v[rows], ok[rows] = where.unwind(beta), _finite(x)
+                v[rows], x, covariate = before
+                ok[rows] = _finite(x)
             else:
                 if (stored := store.find(f"v_{i}")) is not None:
                     v[rows], index = stored["v"], stored["index"]
@@ -384,7 +412,7 @@ def fit_rounds(
                     fresh = len(draws) == 0
                     v[rows] = where.draw(k_v, size) if fresh else draws[rng.choice(len(draws), size)]
                     index = rng.integers(len(s_data), size=size)
-                    taught = {} if fresh else {"losses": held[-1], "share": np.array(shares[-1])}
+                    taught = {} if fresh else {"losses": held[-1], "weights": weights[-1]}
                     store.keep(f"v_{i}", v=v[rows], index=index, **taught)
                 covariate = _rows(data.covariate, index)
                 x, ok[rows], first = _simulated(
@@ -396,48 +424,82 @@ def fit_rounds(
             s[rows] = np.where(ok[rows, None], see(x, covariate), 0.0)
             if not last and (after := store.find(f"v_{i + 1}")) is not None:
                 held.append(after["losses"])  # what this round has taught is in the next one's proposals
-                shares.append(float(after["share"]))
+                weights.append(after["weights"])
                 continue
             seen, losses = _learn(
                 k_classifiers, apart, where, classifiers, s, v, ok, at, rows, _steps(total, last)
             )
             held.append(losses)
-            shares.append(float(seen.share))
+            weights.append(np.asarray(seen.weights))
             power = 1.0 if last else 1 / widen
             draws, moved = _posterior(
                 k_particles, seen, s_data, power, where=where, classifiers=classifiers, particles=particles
             )
             draws = np.asarray(draws)
-    outcome = _judge(ok.mean(), moved, held[-1][2], v[rows].std(0), draws.std(0))
+    outcome = _judge(ok.mean(), moved, held[-1][2], weights[-1].sum(), v[ok], v[rows], draws)
     log_ratio = partial(_log_ratio, seen=seen, s=s_data, where=where, classifiers=classifiers)
     beta = _constrain(draws, where=where)
     failed = int((~ok).sum())
-    return Rounds(beta, log_ratio, np.array(held), np.array(shares), total, failed, error, outcome)
+    return Rounds(beta, log_ratio, np.array(held), np.array(weights), total, failed, error, outcome)
 
 
-def _judge(fine, moved, loss, simulated, posterior) -> RoundsOutcome:
-    """Name what is wrong, if anything is; at the end sds, of the last proposals and of the posterior."""
+def _judge(fine, moved, loss, total, simulated, newest, posterior) -> RoundsOutcome:
+    """Name what is wrong, if anything is; rows of v are all simulated, the newest, and the posterior."""
     if fine < 0.5:
         return RoundsOutcome.MANY_FAILED
     if moved < 0.02:
         return RoundsOutcome.STUCK
     if loss > np.log(AMONG) - 0.02:
         return RoundsOutcome.BLIND
-    return RoundsOutcome.NARROWING if np.any(3 * posterior < simulated) else RoundsOutcome.COMPLETED
+    beyond = (posterior < simulated.min(0)) | (posterior > simulated.max(0))
+    if beyond.any(1).mean() > 0.1:
+        return RoundsOutcome.OUTSIDE
+    if least_width(newest, posterior) < 1 / 3:
+        return RoundsOutcome.NARROWING
+    return RoundsOutcome.OVERFITTED if total < 0.85 else RoundsOutcome.COMPLETED
+
+
+def least_width(wide: np.ndarray, narrow: np.ndarray) -> float:
+    """The least sd of rows in units of others' sd, over all directions.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(1000, 2))
+    >>> turned = rows @ np.array([[1.0, 1.0], [0.1, -0.1]])  # narrow along (1, -1), not along an axis
+    >>> print(round(least_width(rows, turned), 2))
+    0.14
+    """
+    before, after = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (wide, narrow))
+    return float(np.sqrt(max(eigh(after, before + 1e-12 * np.eye(len(before)), eigvals_only=True)[0], 0.0)))
 
 
 def _fingerprint_model(model: Any, inner: HierarchicalImplicitModel, covariate: Any) -> str:
-    """Prior, by some draws and their density, and simulator; of one outside of JAX the name alone."""
+    """Prior, by some draws and their density, and simulator; of one outside of JAX its own code."""
     beta = inner.sample_prior(jax.random.key(0), (3,))
     prior = fingerprint_data((beta, jax.vmap(inner.log_prior)(beta)))
     if isinstance(model, ExternalModel):
-        return fingerprint([prior, getattr(model.simulate, "__qualname__", type(model.simulate).__name__)])
+        return fingerprint([prior, _code(model.simulate), model.batch])
     rows = jax.tree.map(lambda leaf: leaf[np.zeros(3, int)], covariate)
     return fingerprint([prior, jax.make_jaxpr(model.simulate_batch)(jax.random.key(0), beta, rows)])
 
 
-def _check_pairs(pairs: Any, data: Data) -> tuple:
-    """Bring pairs to three parts with leading axes of one length."""
+def _code(function: Any) -> list:
+    """What tells a function from another: its name, its own code, and what a partial gives it."""
+    if isinstance(function, partial):
+        return [_code(function.func), repr(function.args), repr(function.keywords)]
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    if code is None:
+        return [name]
+    return [
+        name,
+        code.co_code.hex(),
+        [str(value) for value in code.co_consts if not hasattr(value, "co_code")],
+    ]
+
+
+def _check_pairs(pairs: Any, data: Data, where: Coordinates) -> tuple:
+    """Bring pairs to coordinates, x and covariate, with leading axes of one length."""
     if not isinstance(pairs, tuple) or len(pairs) not in (2, 3):
         raise TypeError(f"pairs: expected (beta, x) or (beta, x, covariate), got {type(pairs).__name__}.")
     beta, x, covariate = (*pairs, None)[:3]
@@ -449,10 +511,16 @@ def _check_pairs(pairs: Any, data: Data) -> tuple:
     lengths = {len(leaf) for leaf in jax.tree.leaves((beta, x, covariate))}
     if len(lengths) != 1:
         raise ValueError(f"pairs: expected leading axes of one length, got {sorted(lengths)}.")
-    shapes, expected = (jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (x, data.x))
-    if shapes != expected:
-        raise ValueError(f"pairs: expected x with rows like those of data.x, {expected}, got {shapes}.")
-    return beta, x, covariate
+    one = jax.eval_shape(lambda: where.model.sample_prior(jax.random.key(0), ()))
+    for name, made, like in (("beta", beta, one), ("x", x, jax.tree.map(lambda leaf: leaf[0], data.x))):
+        shapes, expected = jax.tree.map(lambda leaf: leaf.shape[1:], made), jax.tree.map(np.shape, like)
+        if shapes != expected:
+            what = "the prior's draws" if name == "beta" else "those of data.x"
+            raise ValueError(f"pairs: expected {name} with rows like {what}, {expected}, got {shapes}.")
+    v = where.unwind(jax.tree.map(np.float32, beta))
+    if not (fine := ~np.isnan(v).any(1)).all():
+        raise ValueError(f"pairs: {(~fine).sum()} beta of {len(v)} are not finite or outside of the prior.")
+    return np.clip(v, -REACH, REACH) if where.known.all() else v, x, covariate
 
 
 def _learn(keys, rng, where, classifiers, s, v, ok, filled, newest, steps):
@@ -473,10 +541,10 @@ def _learn(keys, rng, where, classifiers, s, v, ok, filled, newest, steps):
     first = tuple(a[newest] for a in columns[:2])
     common = (full, np.uint32(len(kept)), first, held, np.int32(groups))
     joint, loss_joint = train(
-        keys[0], *common, np.int32(steps[0]), network=classifiers[0], kind="log", batch=1024, rate=1e-2
+        keys[0], *common, np.int32(steps[0]), network=classifiers[0], others=8, batch=256, rate=1e-2
     )
     apart, loss_apart = train(
-        keys[1], *common, np.int32(steps[1]), network=classifiers[1], kind="softmax", batch=256, rate=5e-3
+        keys[1], *common, np.int32(steps[1]), network=classifiers[1], others=255, batch=256, rate=5e-3
     )
-    share, loss = mix((joint, apart), held, np.int32(groups), networks=classifiers)
-    return _Seen((joint, apart), share, shift, scale, units), np.array([loss_joint, loss_apart, loss])
+    weights, loss = mix((joint, apart), held, np.int32(groups), networks=classifiers)
+    return _Seen((joint, apart), weights, shift, scale, units), np.array([loss_joint, loss_apart, loss])
