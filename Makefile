@@ -47,7 +47,7 @@ test: $(ready)  ## run every test: style, library, chapters, book, site
 	[ "$$(uname -m)" != x86_64 ] || step "as an older processor rounds" env XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 OPENBLAS_CORETYPE=Nehalem $(bin)/pytest -q -n 2 $(SENSITIVE:%=tests/test_%.py); \
 	step "chapters, executed and compared" env $(call kept,chapters) $(bin)/pytest -q --durations=10 -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/[0-9]*.ipynb; \
 	step "book" $(MAKE) --no-print-directory book; \
-	step "site in a browser" $(bin)/pytest -q -rs tests/test_site.py; \
+	step "site in a browser" $(bin)/pytest -q -rs -n 2 --dist worksteal tests/test_site.py; \
 	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }; \
 	echo "All tests passed ($$((SECONDS - start)) s)"
 
