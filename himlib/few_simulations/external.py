@@ -34,8 +34,8 @@ class ExternalModel:
         ``simulate(rng, beta, covariate) -> x`` for one datum: ``rng`` is a :class:`numpy.random.Generator`,
         another one for every simulation and the same whoever runs it; beta and covariate are in NumPy, in the
         shapes of the prior and of a row of the data. To reach other processes by the standard library's pools
-        it must be a function of a module. An exception is a failed simulation, and
-        so is an x unlike a row of the data where others are like it; a process that dies ends the run.
+        it must be a function of a module. An exception is a failed simulation, and so is an x unlike a row of
+        the data where others are like it; a process that dies ends the run.
     batch
         How many beta ``simulate`` takes at a time, with a leading axis that x has, too; then ``rng`` is one
         for all of them, and where it raises, they are simulated one by one. By default one, without the axis.
