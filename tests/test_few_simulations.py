@@ -20,6 +20,7 @@ from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
 from himlib.few_simulations._coordinates import Coordinates, robust, squash
 from himlib.few_simulations._particles import temper
 from himlib.few_simulations.external import collect, run_chunk
+from himlib.few_simulations.rounds import _box, _posterior, _Seen
 from himlib.networks import ratio_network, separable_ratio
 
 SMALL = {"simulations": 1_000, "rounds": 2, "particles": 1_000, "progress": False}
@@ -224,6 +225,20 @@ def test_many_data_and_covariates():
     got = np.stack([run.beta["level"], run.beta["slope"]], 1)
     assert np.abs((got.mean(0) - mean) / sd).max() < 0.4
     assert np.all((got.std(0) / sd > 0.8) & (got.std(0) / sd < 1.25))
+
+
+def test_particles_keep_near_what_was_simulated():
+    """An r that grows faster than the prior falls, as the sum of many may, would carry them away."""
+    grows = Network(lambda key, *batch: jnp.ones(()), lambda p, x, z, b, c, center: p * b[0] ** 2)
+    unit = jnp.zeros(1), jnp.ones(1)
+    seen = _Seen((jnp.ones(()), jnp.ones(())), jnp.array([0.5, 0.5]), *unit, (unit[0], unit[1]))
+    box = _box(np.linspace(-3, 2, 11)[:, None])
+    np.testing.assert_allclose(box, [[-4], [3]])
+    v, _ = _posterior(
+        jax.random.key(0), seen, jnp.zeros((1, 1)), 1.0, np.float32(box),
+        where=Coordinates(NORMAL), classifiers=(grows, grows), particles=1_000,
+    )  # fmt: skip
+    assert -4 <= v.min() < -3.5 and v.max() <= 3
 
 
 def two_moons_apart(noise, beta, covariate):
