@@ -3,7 +3,14 @@
 from himlib import abc, classification, datasets, diagnostics, few_simulations, many_data, ratio, simulators
 from himlib.base import Algorithm, Data, Info, State
 from himlib.diagnostics import verdict
-from himlib.families import FullRankNormal, ImplicitConditional, MeanFieldNormal, PointMass
+from himlib.families import (
+    FullRankNormal,
+    ImplicitConditional,
+    MeanFieldNormal,
+    MixtureOfNormals,
+    PointMass,
+    SplineFlow,
+)
 from himlib.few_simulations import ExternalModel, fit_rounds
 from himlib.losses import LOSSES, RatioLoss
 from himlib.models import HierarchicalImplicitModel
@@ -23,11 +30,13 @@ __all__ = [
     "ImplicitConditional",
     "Info",
     "MeanFieldNormal",
+    "MixtureOfNormals",
     "Network",
     "Outcome",
     "PointMass",
     "RatioLoss",
     "Result",
+    "SplineFlow",
     "State",
     "abc",
     "classification",

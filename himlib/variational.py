@@ -116,8 +116,9 @@ def lfvi(
         The model; its ``simulate_batch`` gives the joint draws (x, z) that r learns from.
     posterior
         Family of q(beta): :class:`~himlib.families.MeanFieldNormal`,
-        :class:`~himlib.families.FullRankNormal`, :class:`~himlib.families.PointMass`, or one of your own, see
-        :class:`~himlib.families.Family`.
+        :class:`~himlib.families.FullRankNormal`, :class:`~himlib.families.SplineFlow`,
+        :class:`~himlib.families.MixtureOfNormals`, :class:`~himlib.families.PointMass`, or one of your own,
+        see :class:`~himlib.families.Family`.
     ratio
         Network of (x, z, beta, covariate, center), see :func:`himlib.networks.ratio_network`.
     local
