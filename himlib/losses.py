@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.nn import relu, softplus
 from jax.scipy.special import logsumexp
 
-__all__ = ["LOSSES", "RatioLoss", "get_loss"]
+__all__ = ["LOSSES", "RatioLoss", "get_loss", "softmax_losses"]
 
 
 def linear_exp(r: jax.Array) -> jax.Array:
@@ -131,6 +131,9 @@ class RatioLoss(NamedTuple):
 #:     whatever the appendix says.
 #:
 #: Every :math:`e^r` goes on as a straight line above r = 30.
+#:
+#: Of another kind is the softmax among all pairs of a batch, :func:`softmax_losses`, which
+#: :func:`~himlib.few_simulations.fit_rounds` takes: n simulations give it n(n - 1) pairs to tell apart.
 LOSSES = {
     loss.name: loss
     for loss in (
@@ -154,10 +157,23 @@ LOSSES = {
 
 
 def softmax_losses(r: jax.Array) -> jax.Array:
-    r"""Nats by which each row misses its own column: :math:`-r_{ii} + \log \sum_j e^{r_{ij}}`, (..., n).
+    r"""Tell by how many nats each x misses its own beta among all of a batch.
 
-    Of r at all pairs of n draws (Durkan, Murray and Papamakarios 2020); the optimum is :math:`\log p/q` up to
-    a function of the row.
+    .. math:: \ell_i = -r(x_i, \beta_i) + \log \sum_{j=1}^n e^{r(x_i, \beta_j)}
+
+    (NRE-B; Durkan, Murray and Papamakarios 2020). The optimum is
+    :math:`\log p(x \mid \beta) / p(x) + c(x)` with any function c, which does not matter at one x; its value
+    is at least :math:`\log n - I(x, \beta)`, and is log n where r knows nothing.
+
+    Parameters
+    ----------
+    r
+        The log ratios of all pairs, :math:`r_{ij} = r(x_i, \beta_j)`, of shape (..., n, n).
+
+    Returns
+    -------
+    jax.Array
+        Nats, of shape (..., n).
 
     Examples
     --------

@@ -12,6 +12,7 @@ from toys import FLAT, GAUSSIAN, X, known_ratio, within
 
 from himlib import (
     Data,
+    ExternalModel,
     FullRankNormal,
     HierarchicalImplicitModel,
     MeanFieldNormal,
@@ -84,6 +85,26 @@ def test_predictive_checks_see_what_is_broken():
     one = Data(DATA.x.at[2].set(9.0))
     p_value = posterior_predictive(KEY, FLAT, beta, one).p_value
     assert p_value[2] < 0.01 and p_value[jnp.array([0, 1, 3, 4])].min() > 0.02
+
+
+def test_predictive_check_of_a_simulator_outside():
+    """The same in NumPy: like the one in JAX, draw by draw, with covariates, and failures told."""
+
+    def outside(rng, beta, covariate):
+        return np.float32(beta * covariate + rng.normal())
+
+    beta = np.asarray(EXACT.sample(KEY, (1000,)))
+    data = Data(DATA.x, jnp.array([1.0, 1.0, 1.0, 1.0, 3.0]))
+    check = posterior_predictive(KEY, ExternalModel(dist.Normal(0, 1), outside), beta, data)
+    x = check.simulated
+    assert x.shape == (1000, 5) and check.p_value.shape == (5,)
+    scale = float(EXACT.scale)
+    assert within(x[:, 0], EXACT.mean) and within(x[:, 4], 3 * EXACT.mean)
+    assert within((x[:, 4] - 3 * EXACT.mean) ** 2, 9 * scale**2 + 1)
+    assert within((x[:, 0] - EXACT.mean) * (x[:, 1] - EXACT.mean), scale**2)  # one beta for a data set
+    broken = ExternalModel(dist.Normal(0, 1), lambda rng, beta, covariate: np.log(beta - 100))
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="5000 of 5000 simulations failed"):
+        posterior_predictive(KEY, broken, beta, data)
 
 
 def test_predictive_check_keeps_covariates():

@@ -18,9 +18,9 @@ from himlib import Data, HierarchicalImplicitModel, Network
 from himlib.few_simulations import ExternalModel, RoundsOutcome, fit_rounds
 from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
 from himlib.few_simulations._coordinates import Coordinates, robust, squash
-from himlib.few_simulations._particles import temper
+from himlib.few_simulations._particles import attainable, ess_share, temper
 from himlib.few_simulations.external import collect, run_chunk
-from himlib.few_simulations.rounds import _box, _posterior, _Seen
+from himlib.few_simulations.posterior import Seen, Simulated, draw
 from himlib.networks import ratio_network, separable_ratio
 
 SMALL = {"simulations": 1_000, "rounds": 2, "particles": 1_000, "progress": False}
@@ -179,10 +179,12 @@ def test_particles_keep_both_modes_in_their_proportions():
         return jax.scipy.special.logsumexp(parts, axis=1)
 
     start = 2 * jax.random.normal(jax.random.key(0), (10_000, 1))
-    v, moved = temper(jax.random.key(1), start, jax.vmap(log_prior), log_ratio, 1.0)
+    v, r, total, moved = temper(jax.random.key(1), start, jax.vmap(log_prior), log_ratio, 1.0)
+    np.testing.assert_allclose(r, log_ratio(v), rtol=1e-5)
     left = np.asarray(v[:, 0]) < 0
     evidence = weights * stats.norm(0, np.sqrt(4 + sds**2)).pdf(means)
     exact = evidence[0] / evidence.sum()
+    assert abs(total - np.log(evidence.sum())) < 0.1
     assert abs(left.mean() - exact) < 0.03 and moved > 0.1
     shrunk = 4 / (4 + sds**2)
     np.testing.assert_allclose([v[left].mean(), v[~left].mean()], shrunk * means, atol=0.02)
@@ -231,14 +233,41 @@ def test_particles_keep_near_what_was_simulated():
     """An r that grows faster than the prior falls, as the sum of many may, would carry them away."""
     grows = Network(lambda key, *batch: jnp.ones(()), lambda p, x, z, b, c, center: p * b[0] ** 2)
     unit = jnp.zeros(1), jnp.ones(1)
-    seen = _Seen((jnp.ones(()), jnp.ones(())), jnp.array([0.5, 0.5]), *unit, (unit[0], unit[1]))
-    box = _box(np.linspace(-3, 2, 11)[:, None])
-    np.testing.assert_allclose(box, [[-4], [3]])
-    v, _ = _posterior(
-        jax.random.key(0), seen, jnp.zeros((1, 1)), 1.0, np.float32(box),
-        where=Coordinates(NORMAL), classifiers=(grows, grows), particles=1_000,
-    )  # fmt: skip
-    assert -4 <= v.min() < -3.5 and v.max() <= 3
+    seen = Seen((jnp.ones(()), jnp.ones(())), jnp.array([0.5, 0.5]), *unit, (unit[0], unit[1]))
+    simulated = Simulated(np.zeros((11, 1)), np.float32(np.linspace(-3, 2, 11)[:, None]), np.ones(11, bool))
+    np.testing.assert_allclose(simulated.box, [[-4], [3]])
+    draws = draw(
+        jax.random.key(0), seen, simulated, jnp.zeros((1, 1)), 1.0, Coordinates(NORMAL), (grows, grows), 1_000
+    )
+    assert -4 <= draws.v.min() < -3.5 and draws.v.max() <= 3
+    exact = integrate.quad(lambda v: stats.norm.pdf(v) * np.exp(v**2), -4, 3)[0]
+    assert abs(draws.log_total - np.log(exact)) < 0.2  # the box is in it
+
+
+@pytest.mark.parametrize("last", [1.0, 0.5])
+def test_what_the_particles_integrate_to(last):
+    """Their way from the prior tells the logarithm of E exp(last r): here of normals."""
+    r = lambda v: -0.5 * ((v - 2) ** 2).sum(1) / 0.01  # noqa: E731
+    v = jax.random.normal(jax.random.key(0), (2_000, 2))
+    way = jax.jit(lambda key: temper(key, v, lambda v: -0.5 * (v**2).sum(1), r, last)[2])
+    totals = [float(way(jax.random.key(seed))) for seed in range(8)]
+    variance = 0.01 / last
+    exact = 2 * (stats.norm(0, (1 + variance) ** 0.5).logpdf(2) + 0.5 * np.log(2 * np.pi * variance))
+    error = np.std(totals, ddof=1) / 8**0.5
+    assert error < 0.05 and abs(np.mean(totals) - exact) < 4 * error + 0.02
+
+
+def test_what_simulations_bear():
+    """Draws of N(0, 1) for N(0, 1 / (1 + 2 p c)): as steep as leaves a fiftieth of them."""
+    v = jax.random.normal(jax.random.key(0), (2_000,))
+    none, ok = jnp.zeros(2_000), jnp.ones(2_000, bool)
+    assert attainable(-(v**2), none, ok, 1.0) == 1.0
+    steep = float(attainable(-1e4 * v**2, none, ok, 1.0))
+    share = [float(ess_share(-power * 1e4 * v**2)) for power in (steep, steep / 0.8)]
+    assert share[0] > 0.02 >= share[1]
+    proposed = 0.05 * v  # drawn where exp(-200 v^2) sent them
+    assert attainable(-1000 * proposed**2, 200 * proposed**2 - proposed**2 / 2, ok, 1.0) > 0.9
+    assert attainable(jnp.where(v > 3, jnp.nan, -(v**2)), none, v < 3, 1.0) == 1.0  # what failed
 
 
 def two_moons_apart(noise, beta, covariate):
@@ -430,7 +459,7 @@ def test_external_failures_and_trees():
     data = Data({"y": np.zeros((1, 2), np.float32), "n": np.full(1, 3.0, np.float32)})
     run = fit_rounds(jax.random.key(0), ExternalModel({"a": dist.Normal(0, 1)}, sometimes), data, **SMALL)
     assert 50 < run.failed < 200 and str(run.error) == "the solver gave up"
-    assert abs(moments(run._replace(beta=run.beta["a"]))[1] - 3**-0.5) < 0.1
+    assert abs(np.std(run.beta["a"]) - 3**-0.5) < 0.1
 
 
 def many_at_once(rng, beta, covariate):
@@ -672,6 +701,7 @@ PAIR = np.zeros(600, np.float32), np.zeros(600, np.float32)
         ({"classifiers": (ratio_network(),)}, TypeError, "classifiers: expected two Networks"),
         ({"features": 3}, TypeError, "features: expected a function"),
         ({"features": lambda x, c: x[None] * jnp.nan}, ValueError, "features: expected a vector of finite"),
+        ({"start": NORMAL}, TypeError, "start: expected what fit_rounds returns, got Hierarchical"),
         ({"model": ExternalModel(dist.Delta(1.0), np.sin)}, ValueError, "has no width"),
     ],
 )

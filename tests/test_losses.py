@@ -223,3 +223,22 @@ def test_softmax_losses_are_those_of_the_choice():
     np.testing.assert_allclose(softmax_losses(r), -np.log(np.stack([np.diag(c) for c in chances])), rtol=1e-5)
     shifted = r + np.arange(5.0, dtype=np.float32)[:, None]  # a function of the row changes nothing
     np.testing.assert_allclose(softmax_losses(shifted), softmax_losses(r), rtol=1e-4)
+
+
+def test_softmax_has_its_optimum_at_the_ratio_up_to_a_function_of_x():
+    """All batches of three, each by its chance: three beta, four x; nothing is better, whatever c(x)."""
+    rng = np.random.default_rng(3)
+    p_beta, p_x = np.array([0.5, 0.3, 0.2]), rng.dirichlet(np.ones(4), 3)
+    beta = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    x = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    chances = p_beta[beta].prod(1)[:, None] * p_x[beta[:, None], x[None]].prod(2)
+
+    def loss(r):
+        batches = r[x[None, :, :, None], beta[:, None, None, :]]  # (beta, x, 3, 3)
+        return (chances * softmax_losses(batches).mean(-1)).sum()
+
+    ratio = jnp.asarray(np.log(p_x / (p_beta @ p_x)).T)
+    moved = ratio + jnp.array([2.0, -1.0, 0.5, 0.0])[:, None]
+    np.testing.assert_allclose(loss(moved), loss(ratio), rtol=1e-5)
+    assert np.abs(jax.grad(loss)(moved)).max() < 1e-5
+    assert all(loss(ratio + 0.3 * rng.normal(size=(4, 3))) > loss(ratio) + 1e-3 for _ in range(10))

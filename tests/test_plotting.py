@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from himlib.book.plotting import COLORS, new_figure, use_style
+from himlib.book.plotting import COLORS, new_figure, pair_plot, use_style
 
 # What the lack of one kind of cone makes of linear RGB: Machado, Oliveira and Fernandes (2009), table 1.
 VISION = {
@@ -151,3 +151,24 @@ def test_figures_are_as_wide_as_the_page(rows, columns):
     figure, axes = new_figure(rows, columns, height=2.0, sharex=True)
     np.testing.assert_allclose(figure.get_size_inches(), [8, 2 * rows])
     assert np.size(axes) == rows * columns
+
+
+# --- pairs --------------------------------------------------------------------------------------------------
+def test_areas_of_a_normal_hold_what_they_say():
+    draws = np.random.default_rng(0).multivariate_normal([3, -1], [[1, 0.8], [0.8, 1]], 20_000)
+    use_style()
+    figure = pair_plot({"a": draws[:, 0], "b": draws[:, 1]}, {"a": draws[:, 0] * 2, "b": draws[:, 1] * 2})
+    axes = {(axes.get_xlabel(), axes.get_ylabel()): axes for axes in figure.axes}[("a", "b")]
+    outlines = [part for part in axes.collections if not part.get_facecolor().size]
+    for paths, share in zip(outlines[-1].get_paths(), (0.9, 0.5), strict=True):
+        assert abs(paths.contains_points(draws).mean() - share) < 0.04
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["prior", "posterior"]
+
+
+def test_pairs_of_trees_have_names():
+    draws = {"rate": np.random.default_rng(0).normal(size=(300, 2)), "sd": np.ones(300)}
+    figure = pair_plot(draws)
+    assert [axes.get_xlabel() for axes in figure.axes[-3:]] == ["rate[0]", "rate[1]", "sd"]
+    assert len(pair_plot(np.arange(300.0)).axes) == 1
+    with pytest.raises(ValueError, match="draws: expected one number to ten in each, got 11"):
+        pair_plot(np.zeros((300, 11)))

@@ -2,14 +2,16 @@
 
 import io
 from collections.abc import Iterable
+from typing import Any
 
+import jax
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image as Pixels
 
-__all__ = ["COLORS", "moving_picture", "new_figure", "use_style"]
+__all__ = ["COLORS", "moving_picture", "new_figure", "pair_plot", "use_style"]
 
 #: Colors by role, from the Okabe-Ito palette. The last three are light, for areas, dots and labeled lines.
 COLORS = {
@@ -74,6 +76,89 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 3.0, **options):
     2
     """
     return plt.subplots(rows, columns, figsize=(8, height * rows), **options)
+
+
+def pair_plot(draws: Any, beside: Any = None, labels: tuple[str, str] = ("posterior", "prior")) -> Figure:
+    """Show draws of some parameters: each by itself, and each with each as the areas of 50 % and 90 %.
+
+    Parameters
+    ----------
+    draws
+        Draws with a leading axis, a tree such as a dict of arrays; at most ten numbers each.
+    beside
+        Others like them, such as the prior's or exact ones, as gray areas; or None.
+    labels
+        What the two are.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        As wide as a page's text.
+
+    Raises
+    ------
+    ValueError
+        If there are no or too many numbers in a draw.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> figure = pair_plot({"mean": rng.normal(size=500), "sd": rng.gamma(2.0, size=500)})
+    >>> [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
+    ['mean', 'sd']
+    """
+    names, columns = _columns(draws)
+    others = None if beside is None else _columns(beside)[1]
+    size = len(names)
+    if not 1 <= size <= 10:
+        raise ValueError(f"draws: expected one number to ten in each, got {size}.")
+    figure, grid = new_figure(size, size, height=8 / size, squeeze=False)
+    for i, row in enumerate(grid):
+        for j, axes in enumerate(row):
+            if j > i:
+                axes.remove()
+                continue
+            for values, color, label in ((others, "prior", labels[1]), (columns, "lfvi", labels[0])):
+                if values is None:
+                    continue
+                if i == j:
+                    axes.hist(values[i], 40, density=True, color=COLORS[color], alpha=0.7, label=label)
+                else:
+                    _areas(axes, values[j], values[i], COLORS[color])
+            axes.set_xlabel(names[j] if i == size - 1 else "")
+            axes.set_ylabel("density" if i == j else names[i] if j == 0 else "")
+            if i == j:
+                axes.set_yticks([])
+    if others is not None:
+        grid[0, 0].legend()
+    return figure
+
+
+def _columns(draws: Any) -> tuple[list[str], list[np.ndarray]]:
+    """Name each number of a draw, and give its values."""
+    names, columns = [], []
+    for path, leaf in jax.tree.leaves_with_path(draws):
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "beta"
+        values = np.asarray(leaf, np.float64)
+        for index in np.ndindex(values.shape[1:]):
+            names.append(f"{name}{list(index)}" if index else name)
+            columns.append(values[:, *index])
+    return names, columns
+
+
+def _areas(axes: Any, x: np.ndarray, y: np.ndarray, color: str) -> None:
+    """Fill the smallest areas with 90 % and 50 % of the draws."""
+    counts, *edges = np.histogram2d(x, y, 60)
+    counts = np.pad(counts, 6)
+    reach = np.hypot(*np.meshgrid(*[(np.arange(72) + 36) % 72 - 36] * 2))  # around the ends
+    kernel = np.exp(-0.5 * (reach / 1.5) ** 2)
+    smooth = np.maximum(np.fft.irfft2(np.fft.rfft2(counts) * np.fft.rfft2(kernel), counts.shape), 0)
+    middles = [edge[0] + (np.arange(72) - 5.5) * (edge[1] - edge[0]) for edge in edges]
+    cells = [np.searchsorted(edge[1:-1], values) + 6 for edge, values in zip(edges, (x, y), strict=True)]
+    levels = np.quantile(smooth[*cells], [0.1, 0.5])  # above which are nine draws of ten, and half of them
+    if levels[0] < levels[1] < smooth.max():
+        axes.contourf(*middles, smooth.T, [*levels, smooth.max()], colors=[color] * 2, alpha=0.45)
+        axes.contour(*middles, smooth.T, levels, colors=[color], linewidths=1)
 
 
 def moving_picture(figures: Iterable[Figure], milliseconds: int = 700, colors: int = 48):

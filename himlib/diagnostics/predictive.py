@@ -10,7 +10,8 @@ import numpy as np
 
 from himlib._checks import check_rows
 from himlib._problem import check_problem
-from himlib.base import Data
+from himlib.base import Data, check_data
+from himlib.few_simulations import ExternalModel
 from himlib.models import HierarchicalImplicitModel
 from himlib.random import check_key
 
@@ -38,7 +39,7 @@ class PredictiveCheck(NamedTuple):
 
 def posterior_predictive(
     key: jax.Array,
-    model: HierarchicalImplicitModel,
+    model: HierarchicalImplicitModel | ExternalModel,
     beta: Any,
     data: Data,
     statistics: Callable = lambda data: data.x,
@@ -56,7 +57,7 @@ def posterior_predictive(
     key
         A typed key, ``jax.random.key(seed)``.
     model
-        The model.
+        The model, in JAX or outside of it.
     beta
         Posterior draws with a leading axis of L.
     data
@@ -75,7 +76,7 @@ def posterior_predictive(
     TypeError
         If the key is old-style, or the model is none.
     ValueError
-        If there are fewer than two draws, or a statistic is not finite.
+        If there are fewer than two draws, a statistic is not finite, or a simulation fails.
 
     Examples
     --------
@@ -90,8 +91,12 @@ def posterior_predictive(
     """
     check_key(key)
     draws = check_rows("beta", beta)
-    check_problem(model, data, beta)
-    observed, simulated = _predict(key, model, beta, data, statistics)
+    if isinstance(model, ExternalModel):
+        check_data(data, None)
+        observed, simulated = _judge(data, model.simulate_data(key, beta, data), statistics)
+    else:
+        check_problem(model, data, beta)
+        observed, simulated = _predict(key, model, beta, data, statistics)
     for leaf in jax.tree.leaves((observed, simulated)):
         if not np.isfinite(leaf).all():
             raise ValueError(
@@ -116,3 +121,8 @@ def _predict(key, model, beta, data, statistics):
 
     keys = jax.random.split(key, jax.tree.leaves(beta)[0].shape[0])
     return statistics(data), jax.lax.map(one, (keys, beta))
+
+
+@partial(jax.jit, static_argnames="statistics")
+def _judge(data, x, statistics):
+    return statistics(data), jax.lax.map(lambda x: statistics(Data(x, data.covariate)), x)

@@ -67,10 +67,11 @@ class Coordinates:
 
     def __init__(self, model: HierarchicalImplicitModel):
         self.model, self.size = model, model.space.size
-        leaves = jax.tree.leaves(model.prior, is_leaf=is_distribution)
+        leaves = jax.tree.leaves_with_path(model.prior, is_leaf=is_distribution)
         location, scale = map(np.asarray, model.space.frame)
         columns, known, at = [], [], 0
-        for leaf in leaves:
+        self.names: list[str | None] = []  # of each coordinate, where the prior is a dict
+        for path, leaf in leaves:
             size = int(np.prod(biject_to(leaf.support).inverse_shape(leaf.batch_shape + leaf.event_shape)))
             u = quantiles(leaf)
             known += [u is not None] * size
@@ -79,6 +80,7 @@ class Coordinates:
                 u = location[at : at + size] + scale[at : at + size] * v
             columns.append(u)
             at += size
+            self.names += [getattr(path[0], "key", None) if path else None] * size
         self.known = np.array(known)
         self.knots = np.concatenate(columns, axis=1)  # (KNOTS, d), in double precision
 

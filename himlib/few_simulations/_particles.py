@@ -7,6 +7,7 @@ from jax.scipy.special import logsumexp
 from himlib.random import normal
 
 STAGES, MOVES = 20, 10
+LEAST = 0.02  # what simulations have to be worth of their number for what comes next
 
 
 def ess_share(log_weights: jax.Array) -> jax.Array:
@@ -28,6 +29,19 @@ def next_power(r: jax.Array, power: jax.Array, last: jax.Array) -> jax.Array:
     return jnp.where(ess_share((last - power) * r) > 0.5, last, reached)
 
 
+@jax.jit
+def attainable(log_ratio: jax.Array, log_weights: jax.Array, ok: jax.Array, power: jax.Array) -> jax.Array:
+    """The power of exp(r), at most ``power``, at which what was simulated is worth LEAST of its number.
+
+    Where r was learned from few and is summed over many data, more would lead astray. Rows have r, and the
+    weight of the prior beside what they were drawn from; those that failed do not count.
+    """
+
+    powers = power * 0.8 ** jnp.arange(24)
+    shares = jax.vmap(lambda p: ess_share(jnp.where(ok, p * log_ratio + log_weights, -jnp.inf)))(powers)
+    return powers[jnp.where((shares > LEAST).any(), jnp.argmax(shares > LEAST), jnp.argmax(shares))]
+
+
 def resample(key: jax.Array, log_weights: jax.Array) -> jax.Array:
     """Systematic resampling: indices."""
     n = log_weights.size
@@ -36,9 +50,10 @@ def resample(key: jax.Array, log_weights: jax.Array) -> jax.Array:
 
 
 def temper(key, v, log_prior, log_ratio, last):
-    """Move draws v of the prior, shape (n, d), to prior x exp(last r); also tell how often they moved.
+    """Move draws v of the prior, shape (n, d), to prior x exp(last r).
 
-    Each stage raises the power until half of the particles are left, resamples, and makes ten moves of
+    Also give r there, the log of the mean of exp(last r) under the prior, and how often they moved in the
+    end. Each stage raises the power until half of the particles are left, resamples, and makes ten moves of
     differential evolution (ter Braak 2006): along the difference of two others, of any length.
     """
     n, size = v.shape
@@ -61,15 +76,17 @@ def temper(key, v, log_prior, log_ratio, last):
         return (v, jnp.where(yes, p_new, p), jnp.where(yes, r_new, r), power, yes.mean(dtype=dtype)), None
 
     def stage(carry):
-        v, p, r, power, _, i = carry
+        v, p, r, power, total, _, i = carry
         k_resample, k_moves = jax.random.split(jax.random.fold_in(key, i))
         new = jnp.where(i == STAGES - 1, last, next_power(r, power, last))
+        total += logsumexp((new - power) * r) - jnp.log(n).astype(dtype)
         index = resample(k_resample, (new - power) * r)
         start = (v[index], p[index], r[index], new, jnp.zeros((), dtype))
         (v, p, r, power, moved), _ = jax.lax.scan(move, start, jax.random.split(k_moves, MOVES))
-        return v, p, r, power, moved, i + 1
+        return v, p, r, power, total, moved, i + 1
 
-    last = jnp.asarray(last, dtype)
-    start = (v, *densities(v), jnp.zeros((), dtype), jnp.ones((), dtype), jnp.array(0))
-    v, _, _, _, moved, _ = jax.lax.while_loop(lambda c: (c[3] < last) & (c[5] < STAGES), stage, start)
-    return v, moved
+    last, zero = jnp.asarray(last, dtype), jnp.zeros((), dtype)
+    start = (v, *densities(v), zero, zero, zero + 1, jnp.array(0))
+    end = jax.lax.while_loop(lambda c: (c[3] < last) & (c[6] < STAGES), stage, start)
+    v, _, r, _, total, moved, _ = end
+    return v, r, total, moved

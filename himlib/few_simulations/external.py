@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from himlib._checks import check_counts
+from himlib.base import Data
 from himlib.models import HierarchicalImplicitModel, Space
 
 __all__ = ["ExternalModel"]
@@ -82,6 +83,48 @@ class ExternalModel:
     def space(self) -> Space:
         """The unconstrained coordinates of the prior."""
         return self.inner.space
+
+    def simulate_data(self, key: jax.Array, beta: Any, data: Data) -> Any:
+        """Simulate a data set like the data at each beta, in this process.
+
+        Parameters
+        ----------
+        key
+            A typed key.
+        beta
+            Rows, with a leading axis of L.
+        data
+            N data, whose shapes, types and covariates the simulated ones have.
+
+        Returns
+        -------
+        Any
+            x, with leading axes of L and N.
+
+        Raises
+        ------
+        ValueError
+            If a simulation fails or is not finite, from its first exception.
+
+        Examples
+        --------
+        >>> import numpyro.distributions as dist
+        >>> from himlib.base import Data
+        >>> model = ExternalModel(dist.Normal(0.0, 1.0), lambda rng, beta, covariate: beta + rng.normal())
+        >>> model.simulate_data(jax.random.key(0), np.zeros(3), Data(np.ones(5))).shape
+        (3, 5)
+        """
+        draws, size = (len(jax.tree.leaves(tree)[0]) for tree in (beta, data))
+        rows = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), size, axis=0), beta)
+        covariate = jax.tree.map(lambda leaf: np.concatenate([np.asarray(leaf)] * draws), data.covariate)
+        example = jax.tree.map(lambda leaf: np.asarray(leaf[0]), data.x)
+        seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+        parts = simulate_rows(self, seed, rows, covariate, range(draws * size), None)
+        x, ok, error = collect([x for _, results in parts for x in results], example)
+        if not ok.all():
+            failed = f"{(~ok).sum()} of {len(ok)} simulations failed or were not finite."
+            raise ValueError(f"simulator: {failed}") from error
+        return jax.tree.map(lambda leaf: leaf.reshape(draws, size, *leaf.shape[1:]), x)
 
 
 def _elsewhere(key, beta, covariate):

@@ -10,15 +10,11 @@ and particles are drawn from :math:`p(\beta) \exp \sum_n r(x_n, \beta)`. There i
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from enum import Enum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from scipy.linalg import eigh
 from tqdm import tqdm
 
 from himlib._checkpoints import fingerprint, fingerprint_data
@@ -26,167 +22,30 @@ from himlib._checks import check_counts
 from himlib._problem import TRIALS, check_prior, check_problem
 from himlib.base import Data, check_data
 from himlib.few_simulations._bank import Bank, pack, unpack
-from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
+from himlib.few_simulations._classifiers import AMONG, mix, train
 from himlib.few_simulations._coordinates import REACH, Coordinates, coordinates, ravel, robust, squash
-from himlib.few_simulations._particles import temper
 from himlib.few_simulations.external import ExternalModel, collect, simulate_rows
+from himlib.few_simulations.posterior import (
+    CLASSIFIERS,
+    Learned,
+    Rounds,
+    Seen,
+    Simulated,
+    bearable,
+    beta_features,
+    constrain,
+    draw,
+    finish,
+    see,
+)
 from himlib.models import HierarchicalImplicitModel
-from himlib.networks import Network, ratio_network, separable_ratio
+from himlib.networks import Network
 from himlib.random import check_key
 
-__all__ = ["Rounds", "RoundsOutcome", "fit_rounds"]
+__all__ = ["fit_rounds"]
 
-JOINT = ratio_network(hidden=(64, 64, 64), activation=jax.nn.silu)
-CLASSIFIERS = JOINT, separable_ratio()  # once, so that they compile once
-
-
-class RoundsOutcome(Enum):
-    """How a run ended; the value is advice in words."""
-
-    COMPLETED = (
-        "The budget is spent, and the particles follow the prior times exp(r). Whether r has learned enough, "
-        "a run with more simulations tells: it should give the same posterior."
-    )
-    NARROWING = (
-        "The posterior of the last round is less than a third as wide as what was simulated for it, in some "
-        "direction, so that few simulations fell where it is. Take more rounds."
-    )
-    OUTSIDE = (
-        "More than a tenth of the posterior lies beyond everything that was simulated, where r is a guess. "
-        "Take more rounds, or pairs that reach as far as the posterior."
-    )
-    BLIND = (
-        "r tells nothing: it does no better than chance on simulations that it has not seen. x may not "
-        "depend on beta, the features may not see it or be too many, or the data may say nothing."
-    )
-    STUCK = (
-        "Hardly any particle moves: the particles are few distinct points. r is too steep for them; take "
-        "more rounds, or more simulations."
-    )
-    OVERFITTED = (
-        "The classifiers were too sure of simulations that they had not seen, so that r was weakened by a "
-        "fifth or more. The posterior may be off by a third of its sd or more: take more simulations, or "
-        "fewer features."
-    )
-    MANY_FAILED = (
-        "More than half of the simulations failed or were not finite. The posterior accounts for that, as "
-        "failures say something about beta, but few simulations are left. Bound the simulator's state, or "
-        "narrow the prior."
-    )
-
-
-class Rounds(NamedTuple):
-    """A posterior, and what it was learned from.
-
-    Attributes
-    ----------
-    beta
-        Draws of the posterior, of equal weight, with a leading axis; a tree like the prior.
-    log_ratio
-        ``log_ratio(beta)``: the sum of r over the data, in nats, for rows of beta; up to a constant. With the
-        prior's log density it is the log posterior, up to a constant.
-    held_out
-        Shape (rounds, 3): how badly the joint classifier, the separable one and their mixture tell which of
-        128 beta a simulation belongs to that they have not seen, in nats; log 128 = 4.85 is chance.
-    weights
-        What the two classifiers count in r, shape (rounds, 2): so that they tell such simulations best. A sum
-        well below 1 says that they were too sure of themselves, as with few simulations.
-    simulations
-        How many data were simulated.
-    failed
-        How many of them failed or were not finite.
-    error
-        The first exception of the simulator, or None.
-    outcome
-        The verdict, with advice in ``outcome.value``.
-    """
-
-    beta: Any
-    log_ratio: Callable
-    held_out: np.ndarray
-    weights: np.ndarray
-    simulations: int
-    failed: int
-    error: Exception | None
-    outcome: RoundsOutcome
-
-    def sample(self, key: jax.Array, size: int) -> Any:
-        """Draw from the posterior: ``size`` of its particles, with replacement.
-
-        Parameters
-        ----------
-        key
-            A typed key.
-        size
-            The number of draws.
-
-        Returns
-        -------
-        Any
-            A tree like the prior, with a leading axis of ``size``.
-        """
-        n = len(jax.tree.leaves(self.beta)[0])
-        rows = jax.random.randint(check_key(key), (size,), 0, n)
-        return jax.tree.map(lambda leaf: leaf[rows], self.beta)
-
-
-class _Seen(NamedTuple):
-    """Classifiers with what turns x and v into what they see."""
-
-    params: tuple
-    weights: Any
-    shift: Any
-    scale: Any
-    units: Any
-
-
-def _beta_features(v, units, where):
-    """What classifiers see of beta: the coordinates v, and beta itself in units of the newest round."""
-    beta = jax.vmap(lambda row: ravel_pytree(where.constrain(row))[0])(v)
-    return jnp.concatenate([v, squash(beta, *units)], axis=1)
-
-
-def _sum_of_ratios(v, seen, s, *, where, classifiers):
-    """The sum over the data of r, for rows of v."""
-    told = _beta_features(v, seen.units, where)
-
-    def add(total, row):
-        first, second = (
-            all_pairs(n, p, row[None], told)[0] for n, p in zip(classifiers, seen.params, strict=True)
-        )
-        return total + seen.weights[0] * first + seen.weights[1] * second, None
-
-    return jax.lax.scan(add, jnp.zeros(len(v)), squash(s, seen.shift, seen.scale))[0]
-
-
-_beta_features_of = jax.jit(_beta_features, static_argnames="where")
-_constrain = jax.jit(lambda v, where: jax.vmap(where.constrain)(v), static_argnames="where")
+_beta_features_of = jax.jit(beta_features, static_argnames="where")
 _squash = jax.jit(squash)
-
-
-@partial(jax.jit, static_argnames=("where", "classifiers"))
-def _log_ratio(beta, seen, s, *, where, classifiers):
-    u = jax.vmap(where.model.space.unconstrain)(beta)
-    return _sum_of_ratios(where.from_unconstrained(u), seen, s, where=where, classifiers=classifiers)
-
-
-@partial(jax.jit, static_argnames=("where", "classifiers", "particles"))
-def _posterior(key, seen, s, power, box, *, where, classifiers, particles):
-    """Particles of prior x exp(power r) within the box, and how often they moved in the end."""
-    k_start, k_temper = jax.random.split(key)
-    log_ratio = partial(_sum_of_ratios, seen=seen, s=s, where=where, classifiers=classifiers)
-
-    def log_prior(v):
-        inside = jnp.all((v >= box[0]) & (v <= box[1]), axis=1)
-        return jnp.where(inside, jax.vmap(where.log_prior)(v), -jnp.inf)
-
-    return temper(k_temper, where.draw(k_start, particles), log_prior, log_ratio, power)
-
-
-def _box(v: np.ndarray) -> np.ndarray:
-    """Where rows of v were simulated, and a fifth of its width beyond: further out r would be a guess."""
-    low, high = v.min(0), v.max(0)
-    return np.stack([low - (high - low) / 5, high + (high - low) / 5])
 
 
 @partial(jax.jit, static_argnames="where")
@@ -201,7 +60,7 @@ def _simulated(key, i, v, covariate, example, where, model, bank, executor, prog
         progress.update(len(ok))
         return x, ok, None
     if isinstance(model, ExternalModel):
-        beta = _constrain(v, where=where)
+        beta = constrain(v, where=where)
         return _simulate_outside(key, i, model, beta, covariate, example, bank, executor, progress)
     x = _simulate(key, v, covariate, where=where)
     bank.keep(f"x_{i}", **pack(x, ok := _finite(x)))
@@ -268,7 +127,8 @@ def fit_rounds(
     classifiers: tuple[Network, Network] | None = None,
     particles: int = 10_000,
     widen: float = 2.0,
-    pairs: tuple[Any, Any] | None = None,
+    pairs: tuple[Any, ...] | None = None,
+    start: Rounds | None = None,
     executor: Executor | None = None,
     bank: Any = None,
     progress: bool = True,
@@ -284,11 +144,11 @@ def fit_rounds(
     At the end the particles have T = 1. They keep to where simulations were, and a fifth of its width beyond,
     as r is a guess further out; so the reach grows round by round.
 
-    **Many data.** The errors of r add up over the data, and with them the proposals go astray. With 10,000
-    simulations mean and log variance of 30 data were off by up to .3 posterior sds, with sds of .86 to 1.3 of
-    the exact; the line through 40 data by up to .3, .75 to .95. With 200 data it was 3 in one of two runs,
-    which ended NARROWING, and .7 in the other, which COMPLETED. For hundreds, take
-    :func:`~himlib.variational.lfvi`, which centers its score.
+    **Many data.** The errors of r add up over the data. Early rounds, whose r is coarse, raise it to no more
+    than what was simulated last can bear: a power at which that is worth a fiftieth of its number. By 10,000
+    simulations mean and log variance of 30 data were off by up to .3 posterior sds, with sds of .9 to 1.15 of
+    the exact. With 200 data they were off by .5 to 1.2, and runs end UNSETTLED, as the last two rounds do not
+    agree. For hundreds, take :func:`~himlib.variational.lfvi`, which centers its score.
 
     **Failures.** A simulation that fails, or is not finite, gives no pair, but its beta remains among those
     that pairs are contrasted with. So r learns :math:`\log p(x, \text{success} \mid \beta)` up to a constant,
@@ -324,6 +184,10 @@ def fit_rounds(
         ``(beta, x)`` or ``(beta, x, covariate)``: pairs of the model that were simulated before, with leading
         axes, at any beta, which must reach where the posterior is. They come first, and are counted beside
         ``simulations``, which may then be 0.
+    start
+        A run to go on from, of the same model and features: its simulations and r are there already, and what
+        comes is simulated where it says that the data's posterior is. The data may be others. They are
+        counted beside ``simulations``.
     executor
         For an external model: what simulates, of the ``concurrent.futures`` protocol, such as a
         ``ProcessPoolExecutor``, ``dask.distributed.Client.get_executor()`` or an ``MPIPoolExecutor``. By
@@ -369,6 +233,10 @@ def fit_rounds(
     where = coordinates(inner)
     before = None if pairs is None else _check_pairs(pairs, data, where)
     given = 0 if before is None else len(before[0])
+    if start is not None:
+        _check_start(start, where, pairs)
+        features, classifiers = start._learned.features, start._learned.classifiers
+        given = start.simulations
     check_counts(rounds=rounds)
     if not isinstance(particles, int) or particles < 100:
         raise ValueError(f"particles: expected an integer of at least 100, got {particles!r}.")
@@ -376,7 +244,7 @@ def fit_rounds(
         raise ValueError(
             f"simulations: expected an integer of at least 500, pairs included, got {simulations!r}."
         )
-    if 0 < simulations < rounds:
+    if 0 < simulations < rounds or (start is not None and simulations == 0):
         raise ValueError(
             f"simulations: expected at least one for each of {rounds} rounds, got {simulations}."
         )
@@ -389,26 +257,37 @@ def fit_rounds(
         raise TypeError(f"classifiers: expected two Networks, got {classifiers!r}.")
     if not callable(features):
         raise TypeError(f"features: expected a function of (x, covariate), got {type(features).__name__}.")
-    see = jax.jit(jax.vmap(features))
-    s_data = np.asarray(see(data.x, data.covariate), np.float32)
-    if s_data.ndim != 2 or not np.isfinite(s_data).all():
-        raise ValueError(f"features: expected a vector of finite numbers at the data, got {s_data[0]}.")
+    look = jax.jit(jax.vmap(features))
+    s_data = see(look, data)
     example = jax.tree.map(lambda leaf: np.asarray(leaf[0]), data.x)
-    sizes = [given] * (given > 0) + [simulations // rounds] * rounds * (simulations > 0)
-    total = sum(sizes)
+    sizes = [given] * (before is not None) + [simulations // rounds] * rounds * (simulations > 0)
+    total = sum(sizes) + (given if before is None else 0)
     marks = {
         "key": fingerprint(key),
         "data": fingerprint_data(data),
         "model": _fingerprint_model(model, inner, data.covariate),
-        "pairs": fingerprint_data(before),
+        "pairs": fingerprint_data(before if start is None else start._learned.simulated),
         "sizes": [*sizes, particles, widen],
     }
     store = Bank(bank, marks)
     s, v = np.zeros((total, s_data.shape[1]), np.float32), np.zeros((total, where.size), np.float32)
     ok = np.zeros(total, bool)
-    draws, error, at = np.zeros((0, where.size)), None, 0
+    seen: Any = None
+    newest: Any = None
+    draws: Any = None
+    error, at = None, 0
     held: list[np.ndarray] = []
     weights: list[np.ndarray] = []
+    if start is not None:
+        if start._data.shape[1] != s.shape[1]:
+            raise ValueError(f"start: expected features of size {s.shape[1]}, got {start._data.shape[1]}.")
+        at = given
+        s[:at], v[:at], ok[:at] = start._learned.simulated
+        seen, newest = start._learned.seen, start._learned.newest
+        held, weights = list(start.held_out), list(start.weights)
+        k_start = jax.random.fold_in(key, len(sizes))
+        power = 1 / widen
+        draws = draw(k_start, seen, start._learned.simulated, s_data, power, where, classifiers, particles)
     with tqdm(total=simulations, disable=not progress, desc="simulations") as bar:
         for i, size in enumerate(sizes):
             k_v, k_x, k_rows, *k_classifiers, k_particles = jax.random.split(jax.random.fold_in(key, i), 6)
@@ -416,18 +295,22 @@ def fit_rounds(
             rng, apart = np.random.default_rng(np.asarray(jax.random.key_data(k_rows))).spawn(2)
             rows, last = slice(at, at + size), i == len(sizes) - 1
             at += size
+            told = np.zeros(size)  # log density of the proposals, beside the prior's
             if i == 0 and before is not None:
                 v[rows], x, covariate = before
                 ok[rows] = _finite(x)
             else:
                 if (stored := store.find(f"v_{i}")) is not None:
-                    v[rows], index = stored["v"], stored["index"]
+                    v[rows], index, told = stored["v"], stored["index"], stored["told"]
                 else:
-                    fresh = len(draws) == 0
-                    v[rows] = where.draw(k_v, size) if fresh else draws[rng.choice(len(draws), size)]
+                    taught = {} if i == 0 else {"losses": held[-1], "weights": weights[-1]}
+                    if draws is None:
+                        v[rows] = where.draw(k_v, size)
+                    else:
+                        chosen = rng.choice(len(draws.v), size)
+                        v[rows], told = draws.v[chosen], power * draws.r[chosen]
                     index = rng.integers(len(s_data), size=size)
-                    taught = {} if fresh else {"losses": held[-1], "weights": weights[-1]}
-                    store.keep(f"v_{i}", v=v[rows], index=index, **taught)
+                    store.keep(f"v_{i}", v=v[rows], index=index, told=told, **taught)
                 covariate = _rows(data.covariate, index)
                 x, ok[rows], first = _simulated(
                     k_x, i, v[rows], covariate, example, where, model, store, executor, bar
@@ -435,57 +318,25 @@ def fit_rounds(
                 error = error or first
             if not ok.any():
                 raise ValueError(f"simulator: none of {at} simulations gave a finite x.") from error
-            s[rows] = np.where(ok[rows, None], see(x, covariate), 0.0)
-            if not last and (after := store.find(f"v_{i + 1}")) is not None:
+            s[rows] = np.where(ok[rows, None], look(x, covariate), 0.0)
+            newest = v[rows]
+            if i < len(sizes) - 2 and (after := store.find(f"v_{i + 1}")) is not None:
                 held.append(after["losses"])  # what this round has taught is in the next one's proposals
                 weights.append(after["weights"])
                 continue
+            previous = seen
             seen, losses = _learn(
                 k_classifiers, apart, where, classifiers, s, v, ok, at, rows, _steps(total, last)
             )
             held.append(losses)
             weights.append(np.asarray(seen.weights))
             power = 1.0 if last else 1 / widen
-            draws, moved = _posterior(
-                k_particles, seen, s_data, power, _box(v[:at][ok[:at]]),
-                where=where, classifiers=classifiers, particles=particles,
-            )  # fmt: skip
-            draws = np.asarray(draws)
-    outcome = _judge(ok.mean(), moved, held[-1][2], weights[-1].sum(), v[ok], v[rows], draws)
-    log_ratio = partial(_log_ratio, seen=seen, s=s_data, where=where, classifiers=classifiers)
-    beta = _constrain(draws, where=where)
-    failed = int((~ok).sum())
-    return Rounds(beta, log_ratio, np.array(held), np.array(weights), total, failed, error, outcome)
-
-
-def _judge(fine, moved, loss, total, simulated, newest, posterior) -> RoundsOutcome:
-    """Name what is wrong, if anything is; rows of v are all simulated, the newest, and the posterior."""
-    if fine < 0.5:
-        return RoundsOutcome.MANY_FAILED
-    if moved < 0.02:
-        return RoundsOutcome.STUCK
-    if loss > np.log(AMONG) - 0.02:
-        return RoundsOutcome.BLIND
-    beyond = (posterior < simulated.min(0)) | (posterior > simulated.max(0))
-    if beyond.any(1).mean() > 0.1:
-        return RoundsOutcome.OUTSIDE
-    if least_width(newest, posterior) < 1 / 3:
-        return RoundsOutcome.NARROWING
-    return RoundsOutcome.OVERFITTED if total < 0.85 else RoundsOutcome.COMPLETED
-
-
-def least_width(wide: np.ndarray, narrow: np.ndarray) -> float:
-    """The least sd of rows in units of others' sd, over all directions.
-
-    Examples
-    --------
-    >>> rows = np.random.default_rng(0).normal(size=(1000, 2))
-    >>> turned = rows @ np.array([[1.0, 1.0], [0.1, -0.1]])  # narrow along (1, -1), not along an axis
-    >>> print(round(least_width(rows, turned), 2))
-    0.14
-    """
-    before, after = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (wide, narrow))
-    return float(np.sqrt(max(eigh(after, before + 1e-12 * np.eye(len(before)), eigvals_only=True)[0], 0.0)))
+            if not last:
+                power = bearable(newest, -told, ok[rows], seen, s_data, power, where, classifiers)
+            simulated = Simulated(s[:at], v[:at], ok[:at])
+            draws = draw(k_particles, seen, simulated, s_data, power, where, classifiers, particles)
+    learned = Learned(where, classifiers, features, simulated, newest, seen, previous)
+    return finish(learned, s_data, draws, np.array(held), np.array(weights), int((~ok).sum()), error)
 
 
 def _fingerprint_model(model: Any, inner: HierarchicalImplicitModel, covariate: Any) -> str:
@@ -511,6 +362,16 @@ def _code(function: Any) -> list:
         code.co_code.hex(),
         [str(value) for value in code.co_consts if not hasattr(value, "co_code")],
     ]
+
+
+def _check_start(start: Any, where: Coordinates, pairs: Any) -> None:
+    """Refuse a run to go on from that is none, or of another model."""
+    if not isinstance(start, Rounds):
+        raise TypeError(f"start: expected what fit_rounds returns, got {type(start).__name__}.")
+    if pairs is not None:
+        raise ValueError("start: pairs come first in the first run, and are part of it.")
+    if start._learned.where.size != where.size or not np.array_equal(start._learned.where.knots, where.knots):
+        raise ValueError("start: expected a run of this prior, got one of another.")
 
 
 def _check_pairs(pairs: Any, data: Data, where: Coordinates) -> tuple:
@@ -546,7 +407,7 @@ def _learn(keys, rng, where, classifiers, s, v, ok, filled, newest, steps):
     out, kept = order[: groups * AMONG], order[groups * AMONG :]
     fine = newest if ok[newest].any() else slice(0, filled)
     shift, scale = robust(s[fine][ok[fine]])
-    natural = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1), _constrain(v[newest], where=where))
+    natural = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1), constrain(v[newest], where=where))
     units = robust(np.concatenate(jax.tree.leaves(natural), axis=1))
     shift, scale, units = jax.tree.map(np.float32, (shift, scale, units))
     columns = np.asarray(_squash(s, shift, scale)), np.asarray(_beta_features_of(v, units, where=where)), ok
@@ -562,4 +423,4 @@ def _learn(keys, rng, where, classifiers, s, v, ok, filled, newest, steps):
         keys[1], *common, np.int32(steps[1]), network=classifiers[1], others=255, batch=256, rate=5e-3
     )
     weights, loss = mix((joint, apart), held, np.int32(groups), networks=classifiers)
-    return _Seen((joint, apart), weights, shift, scale, units), np.array([loss_joint, loss_apart, loss])
+    return Seen((joint, apart), weights, shift, scale, units), np.array([loss_joint, loss_apart, loss])
