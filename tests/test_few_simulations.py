@@ -692,7 +692,7 @@ PAIR = np.zeros(600, np.float32), np.zeros(600, np.float32)
         ({"pairs": (PAIR[0][:, None], PAIR[1])}, ValueError, "beta with rows like the prior's draws"),
         ({"pairs": ({"b": PAIR[0]}, PAIR[1])}, ValueError, "beta with rows like the prior's draws"),
         ({"pairs": (PAIR[0] * np.nan, PAIR[1])}, ValueError, "600 beta of 600 are not finite"),
-        ({"pairs": PAIR, "simulations": 3, "rounds": 5}, ValueError, "at least one for each of 5 rounds"),
+        ({"pairs": PAIR, "simulations": 3, "rounds": 5}, ValueError, "at least 20 for each of 5 rounds"),
         ({"particles": 10}, ValueError, "particles: expected an integer of at least 100"),
         ({"widen": "2"}, ValueError, "widen: expected a number"),
         ({"widen": float("inf")}, ValueError, "widen: expected a number"),

@@ -12,7 +12,7 @@ import pytest
 from scipy import integrate, stats
 
 from himlib import Data, HierarchicalImplicitModel, MeanFieldNormal, PointMass, SplineFlow
-from himlib.few_simulations import RoundsOutcome, fit_rounds, load_rounds
+from himlib.few_simulations import ExternalModel, RoundsOutcome, fit_rounds, load_rounds
 from himlib.few_simulations._coordinates import ravel
 from himlib.few_simulations.posterior import finish, judge
 from himlib.networks import ratio_network
@@ -100,6 +100,26 @@ def test_one_parameter_given_the_other(run):
     mean, sd = rest / 1.16, (0.16 / 1.16) ** 0.5
     a = np.asarray(drawn["a"], np.float64)
     assert abs(a.mean() - mean) < 0.3 * sd and 0.8 < a.std() / sd < 1.2
+
+
+def test_vectors_and_trees_are_given_as_lists():
+    prior = {"w": dist.Normal(jnp.zeros(2), 1.0).to_event(1), "s": {"a": dist.HalfNormal(1.0)}}
+
+    def simulate(rng, beta, covariate):
+        return beta["w"] + beta["s"]["a"] * rng.normal(size=2)
+
+    run = fit_rounds(
+        jax.random.key(0), ExternalModel(prior, simulate), Data(jnp.zeros((1, 2))), simulations=1_000,
+        rounds=1, particles=1_000, progress=False,
+    )  # fmt: skip
+    assert np.isnan(run.agreement)  # there is no round before
+    drawn = run.given(jax.random.key(1), {"w": [0.5, -0.5]})
+    np.testing.assert_allclose(drawn["w"], np.tile([0.5, -0.5], (1_000, 1)), rtol=1e-5)
+    assert np.ptp(drawn["s"]["a"]) > 0.1
+    drawn = run.given(jax.random.key(1), {"s": {"a": 1.0}})
+    assert np.ptp(drawn["s"]["a"]) < 1e-5 and np.ptp(drawn["w"]) > 0.1
+    with pytest.raises(ValueError, match="expected s as the prior has it"):
+        run.given(jax.random.key(1), {"s": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -370,10 +370,14 @@ class Rounds:
         of = self._learned
         one = jax.tree.map(lambda leaf: leaf[:1], self.beta)
         for name, value in known.items():
-            value = jax.tree.map(lambda leaf: jnp.asarray(leaf, float)[None], value)
-            if jax.tree.map(jnp.shape, value) != jax.tree.map(jnp.shape, one[name]):
-                raise ValueError(f"known: expected {name} as the prior has it, got {known[name]!r}.")
-            one[name] = value
+            leaves, tree = jax.tree.flatten(one[name])
+            try:  # lists are arrays, as the prior has no lists where it has an array
+                given = [jnp.asarray(leaf, float)[None] for leaf in tree.flatten_up_to(value)]
+            except (TypeError, ValueError):
+                given = []
+            if [leaf.shape for leaf in given] != [leaf.shape for leaf in leaves]:
+                raise ValueError(f"known: expected {name} as the prior has it, got {value!r}.")
+            one[name] = tree.unflatten(given)
         v = np.float32(of.where.unwind(one)[0])
         if not np.isfinite(v).all():
             raise ValueError(f"known: expected values within the prior's support, got {known!r}.")

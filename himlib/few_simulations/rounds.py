@@ -44,6 +44,8 @@ from himlib.random import check_key
 
 __all__ = ["fit_rounds"]
 
+FEWEST = 20  # simulations of a round
+
 _beta_features_of = jax.jit(beta_features, static_argnames="where")
 _squash = jax.jit(squash)
 
@@ -166,7 +168,7 @@ def fit_rounds(
     simulations
         How many data are simulated: at least 500, pairs included.
     rounds
-        In how many rounds, of equal size.
+        In how many rounds, of equal size, at least 20 simulations each.
     features
         ``features(x, covariate) -> vector`` for one datum: what classifiers see of it, in any units; the
         default is all of it. Where x is a row of independent draws, they learn more from these as N data, or
@@ -244,9 +246,9 @@ def fit_rounds(
         raise ValueError(
             f"simulations: expected an integer of at least 500, pairs included, got {simulations!r}."
         )
-    if 0 < simulations < rounds or (start is not None and simulations == 0):
+    if 0 < simulations < FEWEST * rounds or (start is not None and simulations == 0):
         raise ValueError(
-            f"simulations: expected at least one for each of {rounds} rounds, got {simulations}."
+            f"simulations: expected at least {FEWEST} for each of {rounds} rounds, got {simulations}."
         )
     if not isinstance(widen, int | float) or not 1 <= widen < np.inf:
         raise ValueError(f"widen: expected a number of at least 1, got {widen!r}.")
