@@ -2,6 +2,7 @@
 
 from himlib import abc, classification, datasets, diagnostics, few_simulations, many_data, ratio, simulators
 from himlib.base import Algorithm, Data, Info, State
+from himlib.caches import cache_compilation
 from himlib.diagnostics import verdict
 from himlib.families import (
     FullRankNormal,
@@ -39,6 +40,7 @@ __all__ = [
     "SplineFlow",
     "State",
     "abc",
+    "cache_compilation",
     "classification",
     "cosine_adam",
     "datasets",

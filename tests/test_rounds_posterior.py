@@ -130,6 +130,7 @@ def test_vectors_and_trees_are_given_as_lists():
         ({"a": 1.0, "b": 1.0}, "but not all"),
         ({"a": [1.0, 2.0]}, "expected a as the prior has it"),
         ({"b": -1.0}, "within the prior's support"),
+        ({"b": 1e4}, "where simulations were"),
     ],
 )
 def test_wrong_known(run, known, message):

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from himlib.caches import cache_folder
+
 LENGTHS = ("FL", "RW", "CL", "CW", "BD")
 PIMA = ("npreg", "glu", "bp", "skin", "bmi", "ped", "age")
 # Minima and maxima of the ten continuous columns of Covertype over all its rows.
@@ -97,11 +99,6 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 # The cache.
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``$HIMLIB_DATA``, or ``.cache/himlib`` in the user's home."""
-    return Path(os.environ.get("HIMLIB_DATA") or Path.home() / ".cache" / "himlib")
 
 
 def read_cache(name: str, checked: Callable[[Table], Table]) -> tuple[Table, str]:

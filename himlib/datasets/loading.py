@@ -6,11 +6,11 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from himlib.caches import cache_folder
 from himlib.datasets._catalog import KINDS, checked, stratified
 from himlib.datasets._sources import (
     DataUnavailable,
     Table,
-    cache_folder,
     checksum,
     read_cache,
     read_source,

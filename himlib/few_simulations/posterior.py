@@ -359,7 +359,7 @@ class Rounds:
         TypeError
             If the prior is no dict.
         ValueError
-            If a name or a value is not the prior's, or none is left to draw.
+            If a name or a value is not the prior's, or is far from all simulations, or none is left to draw.
         """
         if not isinstance(self.beta, dict):
             raise TypeError("given: names parameters, and the prior is no dict.")
@@ -381,7 +381,11 @@ class Rounds:
         v = np.float32(of.where.unwind(one)[0])
         if not np.isfinite(v).all():
             raise ValueError(f"known: expected values within the prior's support, got {known!r}.")
-        fixed = np.where([name in known for name in of.where.names], v, np.float32(np.nan))
+        is_known = np.array([name in known for name in of.where.names])
+        low, high = of.simulated.box
+        if (is_known & ((v < low) | (v > high))).any():
+            raise ValueError(f"known: expected values where simulations were, or near, got {known!r}.")
+        fixed = np.where(is_known, v, np.float32(np.nan))
         drawn = draw(
             check_key(key), of.seen, of.simulated, self._data, 1.0, of.where, of.classifiers,
             len(self._draws.v), fixed,
