@@ -432,7 +432,8 @@ def test_outcomes(name):
     assert fit.outcome is ScoreOutcome[name]
     assert np.isfinite(fit.mean).all()
     if name.startswith("NOT"):
-        assert len(fit.history.step) == 1
+        walked = np.abs(fit.mean).max() > 3 * START.scale.max()  # uphill, which here leads away
+        assert walked if name == "NOT_DEFINITE" else len(fit.history.step) == 1
         assert np.isnan(fit.covariance).all()
     if name in ("OUTSIDE", "ASYMMETRIC"):  # flagged, and right all the same
         mean, covariance, *_ = ridge(DATA)
@@ -509,3 +510,31 @@ def test_wrong_calls(call):
     function, error, message = CALLS[call]
     with np.errstate(divide="ignore", invalid="ignore"), pytest.raises(error, match=message):
         function()
+
+
+# --- far from the root --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("start", [(0.0, -2.0), (2.0, -3.0), (-1.0, 2.0)])
+def test_a_spread_is_found_from_afar(start):
+    """z ~ N(mu, e^{2 s}), x = z + N(0, 1/4): where e^s is too small the exact score rises with s."""
+    prior = {"mu": dist.Normal(0.0, 2.0), "s": dist.Normal(0.0, 2.0)}
+
+    def generate(noise, beta, covariate):
+        return None, beta["mu"] + jnp.exp(beta["s"]) * noise[0] + 0.5 * noise[1]
+
+    def log_ratio(x, z, beta, covariate):
+        variance = jnp.exp(2 * beta["s"]) + 0.25
+        return -0.5 * jnp.log(variance) - 0.5 * (x - beta["mu"]) ** 2 / variance
+
+    x = np.random.default_rng(7).normal(1.0, 1.25**0.5, 5000)
+    fit = solve_score(
+        KEY, HierarchicalImplicitModel(prior, generate=generate, noise_shape=(2,)), log_ratio,
+        Data(jnp.asarray(x, jnp.float32)), Frame(np.array(start), np.ones(2)), **QUIET,
+    )  # fmt: skip
+    spread = x.var() - 0.25
+    exact = np.array([x.mean(), 0.5 * np.log(spread)])
+    sd = np.array([x.std(), x.var() / 2**0.5 / spread]) / 5000**0.5
+    far = np.abs(exact - start).max() > 3
+    assert fit.outcome is (ScoreOutcome.OUTSIDE if far else ScoreOutcome.CONVERGED)
+    assert np.abs((fit.mean - exact) / sd).max() < 0.5
+    np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance)), sd, rtol=0.15)
+    assert len(fit.history.step) < 35

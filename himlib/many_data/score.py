@@ -25,6 +25,8 @@ NEAR, FAR = 0.3, 10.0  # sds: a step so short ends the passes over all data, and
 SKEW = 0.1  # of the curvature, relative
 AIM, MOST = 0.2, 64  # sds of noise to leave, where one pair leaves more than NEAR, and pairs at most
 MANY = 1000  # data whose own scores tell their variance, to 5 %
+LONG = 3.0  # scales of the frame: a longer step of Newton's gives way to one of Fisher's
+DETOURS = 30  # steps of Fisher's at most, each of one scale at most
 ROUGH = 0.05  # relative: where A and I of fewer data differ by less, which is their noise, r may be exact
 
 
@@ -38,7 +40,8 @@ class ScoreOutcome(Enum):
     )
     NOT_DEFINITE = (
         "The curvature is not positive definite: in some direction the mean score does not fall, and no "
-        "Newton step makes sense. Train r on a wider proposal, or give it features that see all of beta."
+        "Newton step makes sense; steps by the information led nowhere better. Start nearer, train r on a "
+        "wider proposal, or give it features that see all of beta."
     )
     OUTSIDE = (
         "The mean lies more than 3 sds of the proposal from its center, where r was never trained. Train r "
@@ -121,6 +124,7 @@ class Step(NamedTuple):
     curvature: np.ndarray
     noise: np.ndarray
     size: int
+    detour: bool = False  # Fisher's step, in place of Newton's
 
 
 def positive(matrix, least=1e-6) -> bool:
@@ -137,8 +141,17 @@ def less_noise(information, noise):
     return root @ root.T
 
 
-def newton(equation, model, u, count, progress) -> Step:
-    """Go once over the chunks."""
+def fisher(information, noise, precision, gradient) -> dict:
+    """Fisher's step, by the information for the curvature: it leads uphill where the score is right."""
+    if not positive(information, 1e-12):
+        return {}
+    covariance = np.linalg.inv(less_noise(information, noise) + precision)
+    step = covariance @ gradient
+    return {"step": step / max(1.0, np.abs(step).max()), "covariance": covariance, "detour": True}
+
+
+def newton(equation, model, u, count, progress, careful) -> Step:
+    """Go once over the chunks; if careful, not far."""
     score, information, curvature, size, noise = equation.run(u, count, progress)
     gradient, precision = prior_terms(u, equation.scale, model=model)
 
@@ -151,7 +164,7 @@ def newton(equation, model, u, count, progress) -> Step:
     ratio = np.sqrt(noisy / np.where(own > 0, own, 1.0))  # with less noise there may be a step
     ended = ended._replace(failure=ScoreOutcome.NOT_DEFINITE, noise=ratio)
     if not positive(curvature):
-        return ended
+        return ended._replace(**fisher(information, noise, precision, score + gradient))
     weight, meat = np.eye(len(u)), information
     if equation.options["centered"]:
         falls = curvature
@@ -169,8 +182,11 @@ def newton(equation, model, u, count, progress) -> Step:
         return ended
     bread = np.linalg.inv(weight @ curvature + precision)
     covariance = bread @ (meat + precision) @ bread.T
+    step = bread @ (weight @ score + gradient)
+    if careful and np.abs(step).max() > LONG and positive(information, 1e-12):
+        return ended._replace(failure=None, **fisher(information, 0 * noise, precision, score + gradient))
     noise = bread @ weight @ noise @ weight.T @ bread.T
-    step, ratio = bread @ (weight @ score + gradient), np.sqrt(np.diag(noise) / np.diag(covariance))
+    ratio = np.sqrt(np.diag(noise) / np.diag(covariance))
     return Step(None, step, covariance, information, curvature, ratio, size)
 
 
@@ -219,6 +235,10 @@ def solve_score(
     For the exact r, I = A, and nothing is rescaled. Below 1,000 data, whose own scores would tell I too
     roughly, the weight :math:`A^\top I^{-1}` is that of 20,000 data which the model makes at
     :math:`\beta`, and one where the two agree to 5 %.
+
+    Far from the root, A is not that of the posterior, also for the exact r: with spreads among the globals it
+    may not be positive definite. There, and where the step would be longer than three scales of the frame, it
+    is that of Fisher, with I for A and no longer than a scale, up to thirty times.
 
     The expectation in each :math:`\psi_n` is the mean over antithetic noise, :math:`\pm \epsilon`; quadrature
     with few nodes is biased, and its bias is repeated N times.
@@ -307,12 +327,14 @@ def solve_score(
         model=model, centered=centered, sharding=sharding,
     )  # fmt: skip
     counts = [10**k for k in range(9) if 10**k < load.count] + [load.count]
-    u, past = canonical(frame.location), list[Pass]()
-    for count, attempt in product(counts, range(passes)):
+    u, past, detours = canonical(frame.location), list[Pass](), 0
+    todo = list(product(counts, range(passes)))[::-1]
+    while todo:
+        count, attempt = todo.pop()
         if attempt and past[-1].step < (NEAR if count == load.count else FAR):
             continue  # near enough for so many data
         while True:
-            last = newton(equation, model, u, count, progress)
+            last = newton(equation, model, u, count, progress, careful=detours < DETOURS)
             noise, used = last.noise.max(), equation.options["pairs"]
             if pairs is not None or not noise > NEAR or used == MOST:
                 break
@@ -320,9 +342,15 @@ def solve_score(
         mean, sd = u + frame.scale * last.step, np.sqrt(np.diag(last.covariance))
         entry = last.size, mean, frame.scale * sd, np.max(np.abs(last.step) / sd)
         past.append(Pass(*map(np.asarray, entry)))
-        if last.failure is not None:
+        near = np.all(np.abs(mean - frame.location) <= 3 * frame.scale)  # further out r was never trained
+        if last.detour and (near or last.failure is None) and detours < DETOURS:
+            detours += 1
+            todo.append((count, 0))
+        elif last.failure is not None:
             break
         u = canonical(mean)
+    if last.failure is not None:
+        last = last._replace(covariance=np.full_like(last.covariance, np.nan))
     outcome = last.failure or judge(frame, past[-1], last.noise, last.curvature)
     unit = np.outer(frame.scale, frame.scale)
     history = Pass(*map(np.array, zip(*past, strict=True)))
