@@ -37,7 +37,7 @@ def test_the_next_process_finds_what_was_compiled(tmp_path):
     }
     first, second = run("late"), run("early")
     assert first[0] == 0 and first[1] > 0
-    assert second[0] > 0 and second[1:] == first[1:]
+    assert second[0] > 0 and second[1] >= first[1] and second[2] == first[2]
     assert len(list((tmp_path / "kept").iterdir())) == 1  # one kind of processor
 
 
