@@ -103,8 +103,9 @@ def to_arviz(beta: Any) -> Any:
 
     Returns
     -------
-    xarray.DataTree or arviz.InferenceData
-        A posterior, in what the installed ArviZ takes: the first from its version 1 on.
+    Any
+        A posterior in what the installed ArviZ takes: a DataTree of xarray from its version 1 on, before that
+        an InferenceData.
 
     Raises
     ------
