@@ -147,10 +147,10 @@ def fit_rounds(
     as r is a guess further out; so the reach grows round by round.
 
     **Many data.** The errors of r add up over the data. Early rounds, whose r is coarse, raise it to no more
-    than what was simulated last can bear: a power at which that is worth a fiftieth of its number. By 10,000
-    simulations mean and log variance of 30 data were off by up to .3 posterior sds, with sds of .9 to 1.15 of
-    the exact. With 200 data they were off by .5 to 1.2, and runs end UNSETTLED, as the last two rounds do not
-    agree. For hundreds, take :func:`~himlib.variational.lfvi`, which centers its score.
+    than what was simulated last can bear: a power at which that is worth a fiftieth of its number. With
+    10,000 simulations mean and log variance of 30 data were off by up to .3 posterior sds, with sds of .9 to
+    1.15 of the exact. With 200 data they were up to 1.2 off, with an ``agreement`` of .01 or less, which is
+    UNSETTLED. For hundreds, take :func:`~himlib.variational.lfvi`, which centers its score.
 
     **Failures.** A simulation that fails, or is not finite, gives no pair, but its beta remains among those
     that pairs are contrasted with. So r learns :math:`\log p(x, \text{success} \mid \beta)` up to a constant,
