@@ -16,6 +16,7 @@ from scipy import integrate, stats
 
 from himlib import Data, HierarchicalImplicitModel, Network
 from himlib.few_simulations import ExternalModel, RoundsOutcome, fit_rounds
+from himlib.few_simulations._centering import none
 from himlib.few_simulations._classifiers import AMONG, all_pairs, mix, train
 from himlib.few_simulations._coordinates import Coordinates, robust, squash
 from himlib.few_simulations._particles import attainable, ess_share, temper
@@ -233,7 +234,7 @@ def test_particles_keep_near_what_was_simulated():
     """An r that grows faster than the prior falls, as the sum of many may, would carry them away."""
     grows = Network(lambda key, *batch: jnp.ones(()), lambda p, x, z, b, c, center: p * b[0] ** 2)
     unit = jnp.zeros(1), jnp.ones(1)
-    seen = Seen((jnp.ones(()), jnp.ones(())), jnp.array([0.5, 0.5]), *unit, (unit[0], unit[1]))
+    seen = Seen((jnp.ones(()), jnp.ones(())), jnp.array([0.5, 0.5]), *unit, (unit[0], unit[1]), none(1))
     simulated = Simulated(np.zeros((11, 1)), np.float32(np.linspace(-3, 2, 11)[:, None]), np.ones(11, bool))
     np.testing.assert_allclose(simulated.box, [[-4], [3]])
     draws = draw(

@@ -21,6 +21,7 @@ from himlib.base import Data, check_data
 from himlib.draws import importance
 from himlib.families import Family, SplineFlow
 from himlib.few_simulations._bank import read, write
+from himlib.few_simulations._centering import Potential, potential_at
 from himlib.few_simulations._classifiers import AMONG, all_pairs
 from himlib.few_simulations._coordinates import KNOTS, Coordinates, coordinates, ravel, squash
 from himlib.few_simulations._particles import attainable, ess_share, temper
@@ -86,6 +87,7 @@ class Seen(NamedTuple):
     shift: Any
     scale: Any
     units: Any
+    potential: Any  # what is taken from r to center its score
 
 
 class Simulated(NamedTuple):
@@ -139,7 +141,8 @@ def sum_of_ratios(v, seen, s, *, where, classifiers):
         )
         return total + seen.weights[0] * first + seen.weights[1] * second, None
 
-    return jax.lax.scan(add, jnp.zeros(len(v)), squash(s, seen.shift, seen.scale))[0]
+    total = jax.lax.scan(add, jnp.zeros(len(v)), squash(s, seen.shift, seen.scale))[0]
+    return total - len(s) * potential_at(v, seen.potential)
 
 
 constrain = jax.jit(lambda v, where: jax.vmap(where.constrain)(v), static_argnames="where")
@@ -528,7 +531,7 @@ def load_rounds(
     params = tuple(
         jax.eval_shape(n.init, jax.random.key(0), rows[0], None, rows[1], None, center) for n in networks
     )
-    tree = jax.tree.structure(Seen(params, 0, 0, 0, (0, 0)))
+    tree = jax.tree.structure(Seen(params, 0, 0, 0, (0, 0), Potential(0, 0, 0, 0)))
 
     def seen(name):
         leaves = [stored[f"{name}_{i}"] for i in range(tree.num_leaves) if f"{name}_{i}" in stored]

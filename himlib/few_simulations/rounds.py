@@ -10,7 +10,7 @@ and particles are drawn from :math:`p(\beta) \exp \sum_n r(x_n, \beta)`. There i
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from himlib._checks import check_counts
 from himlib._problem import TRIALS, check_prior, check_problem
 from himlib.base import Data, check_data
 from himlib.few_simulations._bank import Bank, pack, unpack
+from himlib.few_simulations._centering import fit_potential, none
 from himlib.few_simulations._classifiers import AMONG, mix, train
 from himlib.few_simulations._coordinates import REACH, Coordinates, coordinates, ravel, robust, squash
 from himlib.few_simulations.external import ExternalModel, collect, simulate_rows
@@ -37,6 +38,7 @@ from himlib.few_simulations.posterior import (
     draw,
     finish,
     see,
+    sum_of_ratios,
 )
 from himlib.models import HierarchicalImplicitModel
 from himlib.networks import Network
@@ -146,11 +148,14 @@ def fit_rounds(
     At the end the particles have T = 1. They keep to where simulations were, and a fifth of its width beyond,
     as r is a guess further out; so the reach grows round by round.
 
-    **Many data.** The errors of r add up over the data. Early rounds, whose r is coarse, raise it to no more
-    than what was simulated last can bear: a power at which that is worth a fiftieth of its number. With
-    10,000 simulations mean and log variance of 30 data were off by up to .3 posterior sds, with sds of .9 to
-    1.15 of the exact. With 200 data they were up to 1.2 off, with an ``agreement`` of .01 or less, which is
-    UNSETTLED. For hundreds, take :func:`~himlib.variational.lfvi`, which centers its score.
+    **Many data.** The errors of r add up over the data. So from ten data on, if simulations are many enough,
+    r is centered: its score at a beta has the mean zero over simulations there, as that of a log density has,
+    and what it has beside is taken away. Early rounds, whose r is coarse, raise it to no more than what was
+    simulated last can bear: a power at which that is worth a fiftieth of its number. With 10,000 simulations
+    mean and log variance of 30 data were off by up to .3 posterior sds, with sds of .9 to 1.25 of the exact.
+    With 200 data they were up to 1.2 off, with an ``agreement`` of .01 or less, which is UNSETTLED. Hundreds
+    of data want more simulations, as the 150 transitions of ``book/full/09_transitions.py``, or
+    :func:`~himlib.variational.lfvi`.
 
     **Failures.** A simulation that fails, or is not finite, gives no pair, but its beta remains among those
     that pairs are contrasted with. So r learns :math:`\log p(x, \text{success} \mid \beta)` up to a constant,
@@ -332,6 +337,10 @@ def fit_rounds(
             )
             held.append(losses)
             weights.append(np.asarray(seen.weights))
+            if i > 0:
+                of_one = _of_one(where, classifiers)
+                potential = fit_potential(newest, s[rows], ok[rows], len(s_data), seen, of_one)
+                seen = seen._replace(potential=potential)
             power = 1.0 if last else 1 / widen
             if not last:
                 power = bearable(newest, -told, ok[rows], seen, s_data, power, where, classifiers)
@@ -401,6 +410,12 @@ def _check_pairs(pairs: Any, data: Data, where: Coordinates) -> tuple:
     return np.clip(v, -REACH, REACH) if where.known.all() else v, x, covariate
 
 
+@lru_cache(maxsize=32)
+def _of_one(where, classifiers):
+    """r, as a function of v, s and what was learned; one function, so that it compiles once."""
+    return lambda v, s, seen: sum_of_ratios(v, seen, s, where=where, classifiers=classifiers)
+
+
 def _learn(keys, rng, where, classifiers, s, v, ok, filled, newest, steps):
     """Train both classifiers on what is filled of the bank, and mix them."""
     h = AMONG * max(2, round(0.05 * len(s) / AMONG))
@@ -425,4 +440,6 @@ def _learn(keys, rng, where, classifiers, s, v, ok, filled, newest, steps):
         keys[1], *common, np.int32(steps[1]), network=classifiers[1], others=255, batch=256, rate=5e-3
     )
     weights, loss = mix((joint, apart), held, np.int32(groups), networks=classifiers)
-    return Seen((joint, apart), weights, shift, scale, units), np.array([loss_joint, loss_apart, loss])
+    return Seen((joint, apart), weights, shift, scale, units, none(v.shape[1])), np.array(
+        [loss_joint, loss_apart, loss]
+    )
