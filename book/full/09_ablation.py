@@ -180,10 +180,10 @@ def by_hand(count, seed):
     rng = np.random.default_rng(seed)
     keys = jax.random.split(jax.random.key(1000 + seed), 3)
     rows = rng.integers(len(data.x), size=count)
-    states = jax.vmap(jitter)(jax.random.split(keys[0], count), data.covariate[rows])
+    states = jax.jit(jax.vmap(jitter))(jax.random.split(keys[0], count), data.covariate[rows])
     beta = simulator.prior.sample(keys[1], (count,))
-    _, after = simulator.model.simulate_batch(keys[2], beta, states)
-    off = np.asarray((after - jax.vmap(simulator.mean)(states, beta)) / scale)
+    _, after = jax.jit(simulator.model.simulate_batch)(keys[2], beta, states)
+    off = np.asarray((after - jax.jit(jax.vmap(simulator.mean))(states, beta)) / scale)
     middle, sd = jnp.float32(off.mean(0)), jnp.float32(off.std(0))
 
     def objective(v):
@@ -191,11 +191,12 @@ def by_hand(count, seed):
         e = (data.x - jax.vmap(simulator.mean, (0, None))(data.covariate, beta)) / scale
         return jnp.sum(((e - middle) / sd) ** 2) / 2 + jnp.sum(v**2) / 2
 
-    found = minimize(jax.jit(objective), np.zeros(4), jac=jax.jit(jax.grad(objective)), method="BFGS")
+    gradient, curvature = jax.jit(jax.grad(objective)), jax.jit(jax.hessian(objective))
+    found = minimize(jax.jit(objective), np.zeros(4), jac=gradient, method="BFGS")
     v = jnp.float32(found.x)
     for _ in range(5):
-        v = v - jnp.linalg.solve(jax.hessian(objective)(v), jax.grad(objective)(v))
-    covariance = np.linalg.inv(np.float64(jax.hessian(objective)(v)))
+        v = v - jnp.linalg.solve(curvature(v), gradient(v))
+    covariance = np.linalg.inv(np.float64(curvature(v)))
     return graded(center + spread * np.float64(v), spread * np.sqrt(np.diag(covariance)), exact)
 
 
