@@ -3,6 +3,8 @@
 import ast
 import importlib.util
 import re
+from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 
 import notebooks
@@ -17,7 +19,18 @@ from himlib.simulators.lotka_volterra import TRUE_BETA
 
 NAME = "18_reproduction_ledger"
 STORED = results.load(NAME)
-VERDICTS = {"reproduced", "not reproduced", "contradicted", "cannot be tested"}
+R, W, N = "reproduced", "within noise", "not reproduced"
+C, X, SAME = "contradicted", "cannot be tested", "identity"
+VERDICTS = {R, W, N, C, X, SAME}
+# Verdicts that an earlier set of rules got wrong, or did not have.
+CORRECTED = {
+    **dict.fromkeys(("M3", "M4", "M7", "M12", "P1", "B7", "B10", "D1", "D2"), SAME),  # could not fail
+    **dict.fromkeys(("P2", "P8", "P9", "T9", "T10", "T11", "T12"), X),  # not defined, or other data
+    **dict.fromkeys(("N3", "N5", "P5", "Q3"), N),  # another algorithm, or more information
+    **dict.fromkeys(("B3", "B4", "B6"), W),
+    **dict.fromkeys(("N1", "N2", "M14"), R),  # as they are worded
+    **{"N8": C, "M15": N},  # what is wrong near them
+}
 GROUPS = "MLPNTBFDQO"
 
 
@@ -104,6 +117,55 @@ def test_every_entry_has_a_verdict():
 def test_every_entry_links_to_what_made_it():
     assert all(re.search(r"\]\(\d\d_\w+\.ipynb#[^)]+\)", line) for *_, line in rows(shown()))
     assert lost(shown()) == []
+
+
+def test_corrected_verdicts():
+    found = {name: verdict for name, verdict, _ in rows(shown())}
+    assert {name: found[name] for name in CORRECTED} == CORRECTED
+
+
+def test_the_tally_is_that_of_the_tables():
+    """Of both sets of rules; and what could not fail is not counted as a success."""
+    (cell,) = (cell for cell in notebook(NAME).cells if "first rules" in cell.source)
+    text = "\n".join(
+        output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs
+    )
+    counts = Counter(verdict for _, verdict, _ in rows(shown()))
+    for verdict, before in {R: 43, W: 0, N: 27, C: 6, X: 10, SAME: 0}.items():
+        assert re.search(rf"^{verdict} +{before} +{counts[verdict]}$", text, re.M)
+    assert f"Of {counts[R] + counts[N] + counts[C]} that could fail and be tested, {counts[R]} are" in text
+
+
+def rules():
+    """The functions of the chapter by which verdicts are given."""
+    (source,) = (cell.source for cell in notebook(NAME).cells if "def judge(" in cell.source)
+    space = {"np": np, "dataclass": dataclass}
+    exec(source, space)
+    return space["judge"], space["order"]
+
+
+def test_the_rules_are_those_that_the_chapter_writes_down():
+    judge, _ = rules()
+    assert (judge(True), judge(False), judge(None)) == (R, N, X)
+    assert judge(True, identity=True) == SAME
+    assert {judge(holds, lacks="the tolerance") for holds in (True, False, None)} == {X}
+    assert {judge(holds, p=0.06) for holds in (True, False)} == {W} and judge(True, p=0.04) == R
+    assert judge(True, other="another algorithm") == N
+    assert {judge(False, settled=by) for by in ("a proof", "the paper's own numbers", [False])} == {C}
+    assert judge(False, settled=[False, True, False]) == N  # a search that found a way out
+    assert judge(False, settled="a proof", other="another algorithm") == N
+    with pytest.raises(AssertionError, match="there is an error"):
+        judge(False, identity=True)
+    with pytest.raises(AssertionError):
+        judge(False, settled="we are sure")
+
+
+def test_an_order_of_methods():
+    _, order = rules()
+    assert order([0.01, 0.04]) == (True, 0.04)
+    assert order([0.01, 0.3]) == (True, 0.3)  # within noise, by its p
+    assert order([0.01], [0.2]) == (False, 0.2)
+    assert order([0.3], [0.01]) == (False, 0.0)  # one pair the other way is enough
 
 
 def test_no_verdict_is_typed():

@@ -429,3 +429,49 @@ def test_what_a_neighbor_is_shown_of_the_series(neighbors):
         prey = path[-1][0] * np.exp(h * (a - b * path[-1][1]))
         path.append(np.array([prey, path[-1][1] * np.exp(h * (d * prey - c))]))
     np.testing.assert_allclose(neighbors.four_regressions(jnp.array(path[1:])), np.log(rates), atol=0.02)
+
+
+# What each part of chapter 9's recipe is for.
+
+
+def of_the_ablation(row, field):
+    pieces = results.load("09_ablation")["pieces"]
+    return [pieces[f"{row} {seed}"][field] for seed in script("09_ablation").SEEDS]
+
+
+def test_rows_of_the_ablation_are_whole():
+    """Those of the script, on all its seeds, or not at all."""
+    module, stored = script("09_ablation"), results.load("09_ablation")["pieces"]
+    rows = [*(f"by hand, {count}" for count in module.SIMULATED), *module.ROWS]
+    there = {row for row in rows if f"{row} {module.SEEDS[0]}" in stored}
+    assert set(stored) == {f"{row} {seed}" for row in there for seed in module.SEEDS}
+    for name, piece in stored.items():
+        assert piece["error"] is None or len(piece["error"]) == len(piece["sd_ratio"]) == 4
+        assert name.startswith("by hand") or piece["outcome"]
+
+
+def test_transitions_and_the_residual_decide():
+    without = "no residual: logarithms", "residual of Euler's step"
+    worst = {
+        row: [np.abs(error).max() for error in of_the_ablation(row, "error")]
+        for row in ("as built", "a series is one datum", *without)
+    }
+    assert max(worst["as built"]) < 0.3 and min(worst["a series is one datum"]) > 10
+    for row in without:
+        assert min(worst[row]) > 0.5
+        assert of_the_ablation(row, "outcome") == ["AT_REST"] * 3  # which is no word on where
+        assert all("BIASED" in found for found in of_the_ablation(row, "found"))
+    assert of_the_ablation("as built", "found") == [""] * 3
+
+
+@pytest.mark.parametrize("count", [2_000, 20_000])
+def test_a_likelihood_by_hand_is_as_good(count):
+    assert np.abs(of_the_ablation(f"by hand, {count}", "error")).max() < 0.3
+    ratio = np.array(of_the_ablation(f"by hand, {count}", "sd_ratio"))
+    assert ratio.min() > 0.95 and ratio.max() < 1.05
+
+
+def test_a_likelihood_by_hand_is_found_again():
+    found = script("09_ablation").by_hand(2_000, 0)
+    np.testing.assert_allclose(found["error"], of_the_ablation("by hand, 2000", "error")[0], atol=0.02)
+    np.testing.assert_allclose(found["sd_ratio"], of_the_ablation("by hand, 2000", "sd_ratio")[0], atol=0.01)
