@@ -15,8 +15,8 @@ CHAPTERS = {path.stem: notebooks.read(path) for path in notebooks.notebooks() if
 SOLUTION = re.compile(r"^(:{3,})\{solution\} (\S+)\n([\s\S]*?)^\1$", re.M)
 CODE = re.compile(r"^```python\n([\s\S]*?)^```$", re.M)
 CHANGES = {"append", "extend", "add", "update", "setdefault", "insert", "pop", "sort"}
-# Solutions that train for minutes; their numbers are stored, by scripts in book/full, where they are told.
-LONG = {"ex-06-fast", "ex-06-five", "ex-06-width"}
+# Solutions that train for minutes: a script in book/full stores their numbers, and a test compares them.
+LONG = {"ex-06-five", "ex-06-width"}
 
 
 def solutions(chapter) -> dict[str, str]:
