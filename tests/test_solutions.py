@@ -1,4 +1,4 @@
-"""The code in solutions of chapters 0 to 7 runs, after what it needs of its chapter, and what it asserts and says holds."""
+"""Code in the solutions of chapters 0 to 7 runs, after what it needs of its chapter, and what it asserts holds."""
 
 import ast
 import contextlib
