@@ -475,3 +475,27 @@ def test_a_likelihood_by_hand_is_found_again():
     found = script("09_ablation").by_hand(2_000, 0)
     np.testing.assert_allclose(found["error"], of_the_ablation("by hand, 2000", "error")[0], atol=0.02)
     np.testing.assert_allclose(found["sd_ratio"], of_the_ablation("by hand, 2000", "sd_ratio")[0], atol=0.01)
+
+
+# Settings of LFVI, one change at a time.
+
+
+def test_neither_a_wide_proposal_nor_a_quick_classifier_is_enough():
+    """What chapter 6 says of its figure of settings, and in the solutions on widths and classifier steps."""
+    stored = results.load("06_likelihood_free_variational_inference")
+    judged = {name: np.array(rows) for name, rows in stored["judged"].items()}
+    assert stored["seeds"] == list(range(5)) and {rows.shape for rows in judged.values()} == {(5, 3)}
+    worst = {name: np.abs(rows[:, 0]).max() for name, rows in judged.items()}
+    ratio = {name: (rows[:, 1].min(), rows[:, 1].max()) for name, rows in judged.items()}
+    off = {name: np.sort(rows[:, 2]) for name, rows in judged.items()}
+    assert np.round(ratio["+ width 4"], 2).tolist() == [0.97, 1.16] and round(off["+ width 4"][-1], 2) == 0.76
+    assert worst["+ 5 classifier steps"] < 0.5 and off["+ 5 classifier steps"][-1] < 0.03
+    assert np.round(ratio["+ 5 classifier steps"], 2).tolist() == [1.1, 1.34]
+    assert np.round(ratio["- width 4"], 2).tolist() == [0.93, 1.18]
+    assert off["- 5 classifier steps"][-1] > 0.3
+    assert round(ratio["- predictive reference"][1], 2) == 1.06
+    assert round(ratio["- 8 draws of beta"][1], 2) == 1.14
+    for name in ("ours", "ours, width 3", "ours, width 6", "ours, width 12"):
+        assert np.abs(np.subtract(ratio[name], 1)).max() < 0.031
+    assert np.round(off["ours, width 12"], 2)[-2:].tolist() == [0.06, 0.22]
+    assert round(worst["ours, width 12"], 2) == 0.27 and worst["ours"] <= 0.2

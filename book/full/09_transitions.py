@@ -3,9 +3,9 @@
 python book/full/09_transitions.py [SEED] [SIMULATIONS]
 
 ``fit_rounds`` learns r of one transition from the populations before and after it, on series of seeds that no
-setting was chosen on, and is held to the exact posterior, in its sds. Each run is a
-piece, in ``book/full/_build``, so that a stopped one goes on where it was; with words, some pieces are made and
-nothing is stored. On one core that has nothing else to do all take half an hour.
+setting was chosen on, and is held to the exact posterior, in its sds. Each run is a piece, in
+``book/full/_build``, so that a stopped one goes on where it was; with words, some pieces are made and nothing
+is stored. On one core that has nothing else to do all take half an hour.
 """
 
 import json
