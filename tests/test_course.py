@@ -584,6 +584,11 @@ def test_grading_again(tiny, tmp_path, capsys):
         course.build(source, tiny)
     assert (tiny / "students" / "tiny" / "tiny.ipynb").exists() and (tiny / "teacher" / "source").exists()
     course.build(tiny.parent / "source", tiny)
+    # One who comes now is graded, and told, beside those whose tests are gone.
+    others = hand_in(tmp_path / "others", "next", "tiny", fill(tiny, DOUBLE))
+    rows = course.grade(others, teacher, **TRUSTED | {"feedback": True})
+    assert next(row for row in rows if row["student"] == "next")["automatic"] == 7
+    assert (teacher / "feedback" / "next" / "tiny" / "tiny.html").exists()
 
 
 def test_dates_lists_and_platforms(tiny, tmp_path, capsys):

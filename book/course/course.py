@@ -73,12 +73,20 @@ def read(folder: Path, name: str):
 
 
 class AllFeedback(GenerateFeedback):
-    """Feedback for all; nbgrader would take brackets in the name of a student for a pattern."""
+    """Feedback for all who were graded by the tests that there are; those of others have no row any more.
+
+    nbgrader would take brackets in the name of a student for a pattern.
+    """
 
     def init_notebooks(self):
-        name = self.coursedir.assignment_id
-        pages = Path(self.coursedir.root).glob(f"autograded/*/{name}/{name}.ipynb")
-        self.assignments = {str(page.parent): [str(page)] for page in pages}
+        root, name = Path(self.coursedir.root), self.coursedir.assignment_id
+        entries, state = graded(root), tests(root, name)
+        pages = root.glob(f"autograded/*/{name}/{name}.ipynb")
+        self.assignments = {
+            str(page.parent): [str(page)]
+            for page in pages
+            if entries.get(f"{page.parts[-3]}/{name}", {}).get("tests") == state
+        }
 
 
 # Making it.
