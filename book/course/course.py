@@ -422,7 +422,7 @@ def grade(
     """
     if not unconfined and (why := sandbox.missing()):
         raise SystemExit(sandbox.UNCONFINED.format(why=why))
-    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = jobs or os.cpu_count() or 1
     log.addHandler(handler := logging.FileHandler(teacher / "grading.log"))
     log.setLevel(logging.INFO)
     checked, entries = teacher / "checked.json", graded(teacher)
