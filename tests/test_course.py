@@ -96,7 +96,7 @@ def names(source: str) -> tuple[set[str], set[str]]:
 
 
 def without_demonstrations(notebook):
-    """A hand-in without the cells that only show something: no graded cell after them reads what they bind."""
+    """A hand-in without cells that only show something: no graded cell after them reads what they bind."""
     needed = set()
     for cell in filter(is_code, reversed(notebook.cells)):
         if "nbgrader" in cell.metadata:
