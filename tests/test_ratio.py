@@ -223,7 +223,7 @@ class TestTelescope:
         assert single.saturated.all(), single.accuracy  # where it stops is where its optimizer gave up
         assert np.median(evaluate(four, fresh).mean(axis=1)) == pytest.approx(exact, abs=0.4)
         assert not four.saturated.any()
-        early = fit_all(fit_ratio, p, q, steps=12)  # r = 0 is not yet where it belongs
+        early = fit_all(fit_ratio, p, q, steps=8)  # r = 0 is not yet where it belongs
         assert early.accuracy.max() < 0.95 and early.saturated.all()
         late, soon = (evaluate(fits, fresh).mean(axis=1) for fits in (single, early))
         assert np.all(late - soon > 2)  # nats that the optimizer makes, and not the draws

@@ -29,55 +29,58 @@ def held_out(size: int) -> np.ndarray:
     return np.arange(size) % 5 == 1
 
 
-def minimize(objective: Callable, ended: Callable, theta: jax.Array, steps: int) -> jax.Array:
-    """Minimize a convex function by L-BFGS until it falls no more, then by Newton until it cannot.
+def newton(look: Callable, ended: Callable, theta: jax.Array, steps: int) -> jax.Array:
+    """Minimize a convex function by Newton's method, with a ridge that grows until a step falls.
 
-    Near the optimum all values are the same up to rounding, which is not the same on all processors; of the
-    slope several digits are left there. Without a finite optimum, ``ended(theta)`` says when to stop.
+    ``look(theta)`` returns value, slope and curvature. Near the optimum all values are the same up to
+    rounding, which is not the same on all processors; of the slope several digits are left there. Without a
+    finite optimum, ``ended(theta)`` says when to stop.
     """
-    solver = optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(20))
-    value_and_grad = jax.value_and_grad(objective)
     eps = jnp.finfo(theta.dtype).eps
 
-    def rounding(value):
-        return 4 * eps * jnp.maximum(1.0, jnp.abs(value))
-
-    def search(carry):
-        theta, state, best, least, stalled, count = carry
-        value, gradient = value_and_grad(theta)
-        updates, state = solver.update(gradient, state, theta, value=value, grad=gradient, value_fn=objective)
-        stalled = jnp.where(value + rounding(value) < least, 0, stalled + 1)
-        stalled += 3 * (jnp.linalg.norm(gradient) < 16 * eps)
-        best = jnp.where(value < least, theta, best)  # a line search may fail
-        least = jnp.where(value < least, value, least)
-        return optax.apply_updates(theta, updates), state, best, least, stalled, count + 1
-
-    def newton(carry):
-        theta, value, slope, damping, _, count = carry
-        hessian = jax.hessian(objective)(theta)
-        ridge = damping * jnp.trace(hessian) / theta.size * jnp.eye(theta.size, dtype=theta.dtype)
-        factor = jax.scipy.linalg.cho_factor(hessian + ridge)
-        step = jax.scipy.linalg.cho_solve(factor, slope)
-        lower, new = value_and_grad(theta - step)
+    def step(carry):
+        theta, value, slope, curvature, damping, gain, count = carry
+        ridge = damping * jnp.trace(curvature) / theta.size * jnp.eye(theta.size, dtype=theta.dtype)
+        factor = jax.scipy.linalg.cho_factor(curvature + ridge)
+        move = jax.scipy.linalg.cho_solve(factor, slope)
+        found = theta - move, *look(theta - move)
         # What the quadratic that is met here may still fall by, twice: in any units of theta.
-        before, after = slope @ step, new @ jax.scipy.linalg.cho_solve(factor, new)
-        # All this is false for NaN: a loss without curvature has no such step.
-        falls = (after < before) & (lower < value + rounding(value))
-        there = jax.tree.map(partial(jnp.where, falls), (theta - step, lower, new), (theta, value, slope))
-        return *there, jnp.where(falls, damping / 100, damping * 100), before, count + 1
+        before, after = slope @ move, found[2] @ jax.scipy.linalg.cho_solve(factor, found[2])
+        # All this is false for NaN: without curvature there is no such step.
+        level = found[1] < value + 4 * eps * jnp.maximum(1.0, jnp.abs(value))
+        falls = (found[1] < value - before / 10) | (level & (after < before))
+        kept = jax.tree.map(partial(jnp.where, falls), found, (theta, value, slope, curvature))
+        gain = jnp.where(jnp.isinf(value), gain, before)  # the first step only looks where it stands
+        return *kept, jnp.where(falls, damping / 100, damping * 100), gain, count + 1
 
     def goes_on(carry):
-        theta, _, _, damping, gain, count = carry
-        return (gain > eps**2) & (damping < 1) & (count < steps) & ~ended(theta)
+        theta, *_, damping, gain, count = carry
+        return (gain > eps**2) & (damping < 1e6) & (count < steps) & ~ended(theta)
 
-    def searches(carry):
+    inf, damping = jnp.array([jnp.inf, 1e-6], theta.dtype)
+    start = theta, inf, 0 * theta, jnp.eye(theta.size, dtype=theta.dtype), damping, inf, 0
+    return jax.lax.while_loop(goes_on, step, start)[0]
+
+
+def search(objective: Callable, ended: Callable, theta: jax.Array, steps: int) -> jax.Array:
+    """Minimize a convex function that has kinks, and no curvature between them, by L-BFGS."""
+    solver = optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(20))
+    eps = jnp.finfo(theta.dtype).eps
+
+    def step(carry):
+        theta, state, best, least, stalled, count = carry
+        value, gradient = jax.value_and_grad(objective)(theta)
+        updates, state = solver.update(gradient, state, theta, value=value, grad=gradient, value_fn=objective)
+        stalled = jnp.where(value + 4 * eps * jnp.maximum(1.0, jnp.abs(value)) < least, 0, stalled + 1)
+        best = jnp.where(value < least, theta, best)  # a line search may fail
+        return optax.apply_updates(theta, updates), state, best, jnp.minimum(value, least), stalled, count + 1
+
+    def goes_on(carry):
         *_, best, _, stalled, count = carry
         return (stalled < 3) & (count < steps) & ~ended(best)
 
     start = theta, solver.init(theta), theta, jnp.full((), jnp.inf, theta.dtype), 0, 0
-    _, _, theta, _, _, count = jax.lax.while_loop(searches, search, start)
-    start = theta, *value_and_grad(theta), *jnp.array([1e-6, 1.0], theta.dtype), count
-    return jax.lax.while_loop(goes_on, newton, start)[0]
+    return jax.lax.while_loop(goes_on, step, start)[2]
 
 
 def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int) -> tuple:
@@ -97,27 +100,41 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
     shift = jnp.where(sd_p < sd_q, mean_p, mean_q)  # where the two overlap, digits are kept
     _, scale = standardization(jnp.concatenate(values))
     whiten = decorrelate((jnp.concatenate(values) - shift) / scale) / scale[:, None]
-    f_p, f_q = ((f - shift) @ whiten for f in values)
+    rows = (jnp.concatenate(values) - shift) @ whiten
+    rows = jnp.concatenate([jnp.ones((len(rows), 1), rows.dtype), rows], axis=1)
+    of_p = len(values[0])
+    free = 1.0 if loss.mean_q is log_mean_exp else 0.0  # no constant changes that loss
+    out = np.concatenate([held_out(len(f)) for f in values])
 
     def solve(theta, everything):
-        in_p, in_q = (everything | ~held_out(len(f)) for f in (f_p, f_q))
+        used = everything | ~out
 
-        def outputs(theta):
-            return [theta[0] + f @ theta[1:] for f in (f_p, f_q)]
+        def total(r):
+            return jnp.mean(loss.on_p(r[:of_p]), where=used[:of_p]) + loss.mean_q(
+                loss.on_q(r[of_p:]), where=used[of_p:]
+            )
 
         def objective(theta):
-            r_p, r_q = outputs(theta)
-            free = theta[0] ** 2 if loss.mean_q is log_mean_exp else 0.0  # no constant changes that loss
-            return jnp.mean(loss.on_p(r_p), where=in_p) + loss.mean_q(loss.on_q(r_q), where=in_q) + free
+            return total(rows @ theta) + free * theta[0] ** 2
+
+        def look(theta):
+            r = rows @ theta
+            value, slope = jax.value_and_grad(total)(r)
+            curved = jax.vmap(lambda row: jax.jvp(jax.grad(total), (r,), (row,))[1], 1, 1)(rows)
+            pin = free * jnp.zeros_like(theta).at[0].set(1.0)
+            return (
+                value + pin @ theta**2, slope @ rows + 2 * pin * theta, rows.T @ curved + jnp.diag(2 * pin)
+            )  # fmt: skip
 
         def separated(theta):  # any multiple of such a theta is better still
-            r_p, r_q = outputs(theta)
-            return jnp.all(r_p > 0, where=in_p) & jnp.all(r_q < 0, where=in_q)
+            r = rows @ theta
+            return jnp.all(r[:of_p] > 0, where=used[:of_p]) & jnp.all(r[of_p:] < 0, where=used[of_p:])
 
-        theta = minimize(objective, separated, theta, steps)
+        arguments = separated, theta, steps
+        theta = newton(look, *arguments) if loss.is_ratio else search(objective, *arguments)
         return theta, theta
 
-    start = jnp.zeros(f_p.shape[1] + 1, f_p.dtype)
+    start = jnp.zeros(rows.shape[1], rows.dtype)
     _, (first, final) = jax.lax.scan(solve, start, jnp.array([False, True]))
     lost = (~jnp.isfinite(jnp.concatenate(values)).all(1)).mean()
     return apply, (shift, whiten, first), (shift, whiten, final), lost
