@@ -6,6 +6,7 @@ book/_static/live.js. Without scripts, and on paper, a live figure is not there.
 
 from html import escape
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -23,7 +24,7 @@ class Live(SphinxDirective):
 
     required_arguments = 1
     has_content = True
-    option_spec = {
+    option_spec: ClassVar = {
         "answer": directives.positive_int,
         "title": directives.unchanged_required,
     }
@@ -56,7 +57,7 @@ def skip(self, node):
 
 
 def setup(app):
-    others = {name: (skip, None) for name in ("latex", "text", "man", "texinfo")}
+    others = dict.fromkeys(("latex", "text", "man", "texinfo"), (skip, None))
     app.add_node(live, html=(visit, depart), **others)
     app.add_directive("live", Live)
     return {"parallel_read_safe": True}

@@ -84,12 +84,13 @@ window.live = (() => {
 
   const range = (low, high, count) => Array.from({length: count}, (_, k) => low + (high - low) * k / (count - 1));
   const round = (value, digits = 2) => value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "\u2212");
+  const count = log => Number((10 ** log).toPrecision(2));  // of a slider for sizes, which is logarithmic
   const clip = (value, low, high) => Math.min(Math.max(value, low), high);
 
   // ---- A panel: axes, marks and handles, in pixels of the screen, so that text keeps its size on a phone ----------
 
   const SVG = "http://www.w3.org/2000/svg";
-  const MARGIN = {left: 44, right: 10, top: 26, bottom: 24};  // and a line more where the axis has a label
+  const MARGIN = {left: 44, right: 14, top: 26, bottom: 24};  // and a line more where the axis has a label
   const color = name => `var(--live-${name})`;
   const ticks = ([low, high], pixels) => {
     const rough = (high - low) / Math.max(pixels / 60, 2), power = 10 ** Math.floor(Math.log10(rough));
@@ -314,5 +315,5 @@ window.live = (() => {
     new MutationObserver(update).observe(document.documentElement, {attributeFilter: ["data-theme"]});
   };
 
-  return {add, uniforms, normals, density, below, quantile, inverse, dot, logistic, range, round, clip};
+  return {add, uniforms, normals, density, below, quantile, inverse, dot, logistic, range, round, count, clip};
 })();

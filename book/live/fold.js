@@ -51,7 +51,7 @@
         const places = origins(x, y, at.folds);
         most = Math.max(most, places.length);
         return total(places) / 0.6;
-      }, 150);
+      }, 120);
       creases.slice(0, at.folds).forEach((crease, k) => {
         const [u, v, c] = normal(crease);
         packet.line([[c * u - 9 * v, c * v + 9 * u], [c * u + 9 * v, c * v - 9 * u]], "paper", {width: k == chosen ? 3 : 1.5});
