@@ -2,6 +2,7 @@
 // A figure is one script, book/live/NAME.js, that calls live.add({panels, inputs, draw}); CONTRIBUTING.md has an example.
 //   panels   {name: {title, alt, x: [low, high], y: [low, high], xlabel, ylabel, height, square}}
 //   inputs   {name: {label, min, max, step, value, show}}: a slider each, so that the keyboard moves all that a finger can
+//   buttons  {label: ({at, set, again}) => ...}, if any: what is pressed may change; `again` draws again
 //   draw     ({at, panels, set, locked}) => {says, values}: `at` holds the inputs; `says` is shown below, `values` tested
 // Handles in a panel are a second way to move the sliders.
 document.documentElement.classList.add("scripts");
@@ -93,7 +94,7 @@ window.live = (() => {
   const MARGIN = {left: 44, right: 14, top: 26, bottom: 24};  // and a line more where the axis has a label
   const color = name => `var(--live-${name})`;
   const ticks = ([low, high], pixels) => {
-    const rough = (high - low) / Math.max(pixels / 60, 2), power = 10 ** Math.floor(Math.log10(rough));
+    const rough = (high - low) / Math.max(pixels / 45, 2), power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find(factor => factor * power >= rough);
     const all = [];
     for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) all.push(k * step);
@@ -260,7 +261,7 @@ window.live = (() => {
     for (const [name, action] of Object.entries(buttons)) {
       const button = make(bar, "button", "", name);
       button.type = "button";
-      button.onclick = () => { action({at, set}); update(); };
+      button.onclick = () => { action({at, set, again: update}); update(); };
       controls.push(button);
     }
 
