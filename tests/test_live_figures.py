@@ -192,6 +192,28 @@ def test_recipe(open_figure, folder):
         assert stats.binom.sf(7, 10, 0.5) == pytest.approx((0.01, 0.05)[answer - 1], abs=0.01)
 
 
+def test_a_finger_drags(open_figure):
+    """Where a finger lands on a handle it drags, and elsewhere it scrolls the page."""
+    with open_figure("slab", viewport=PHONE, has_touch=True) as figure:
+        touch, before = figure.page.context.new_cdp_session(figure.page), figure.answer()
+        handle = figure.box.locator("[data-handle=observed]")
+        handle.scroll_into_view_if_needed()
+
+        def drag(x, y):
+            for kind, moves in {"touchStart": [0], "touchMove": [-20, -40, -60], "touchEnd": [None]}.items():
+                for move in moves:
+                    points = [] if move is None else [{"x": x, "y": y + move}]
+                    touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            return figure.numbers()
+
+        scrolled = figure.page.evaluate("scrollY")
+        box = handle.bounding_box()
+        after = drag(box["x"] + 9, box["y"] + 9)
+        assert after["mean"] > before["mean"] + 0.2 and figure.page.evaluate("scrollY") == scrolled
+        assert drag(box["x"] - 150, box["y"] + 9) == after
+        figure.page.wait_for_function("before => scrollY > before", arg=scrolled)
+
+
 def test_without_scripts_and_on_paper_it_is_not_there(open_figure):
     with open_figure(SCRIPTS[0], java_script_enabled=False) as figure:
         assert figure.box.is_hidden()

@@ -210,7 +210,12 @@ window.live = (() => {
 
     // A disc to drag: it stays the same node, so that a finger keeps it while all else is drawn anew.
     handle(name, x, y, ink, drag) {
-      const disc = this.handles[name] ??= this.svg.appendChild(document.createElementNS(SVG, "circle"));
+      if (!this.handles[name]) {
+        const made = this.handles[name] = this.svg.appendChild(document.createElementNS(SVG, "circle"));
+        // A finger on it does not scroll the page.
+        made.addEventListener("touchstart", event => { if (!this.locked) event.preventDefault(); }, {passive: false});
+      }
+      const disc = this.handles[name];
       const place = [clip(this.at(x), this.left, this.left + this.wide), clip(this.up(y), this.top, this.top + this.high)];
       for (const [key, value] of Object.entries({cx: place[0], cy: place[1], r: 9, class: "live-handle", fill: color(ink), "data-handle": name}))
         disc.setAttribute(key, value);
