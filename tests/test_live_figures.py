@@ -1,6 +1,9 @@
 """Live figures: each is operated in a browser, and its numbers held to NumPy's, SciPy's and himlib's."""
 
+import os
 import re
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import notebooks
@@ -459,3 +462,31 @@ def test_learn(open_figure):
     with open_figure("learn", reduced_motion="no-preference") as figure:
         figure.answer()
         assert 0 < learn(1)["steps"] < 500  # before the eyes
+
+
+def built(folder, builder: str) -> tuple[str, str]:
+    """A page that Sphinx builds of the folder's, and its complaints."""
+    configuration = 'extensions = ["myst_parser", "live"]\nmyst_enable_extensions = ["colon_fence"]\n'
+    (folder / "conf.py").write_text(configuration)
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", builder, folder, folder / builder]
+    environment = os.environ | {"PYTHONPATH": str(BOOK / "_ext")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next((folder / builder).glob("index.*")).read_text(), done.stderr
+
+
+def test_directive(tmp_path):
+    good = ":::{live} fold\n:title: Fold & see\n:answer: 1\n\nHow many?\n\n- one\n- two\n\nOne.\n:::\n"
+    (tmp_path / "index.md").write_text(f"# Title\n\n{good}")
+    html, complaints = built(tmp_path, "html")
+    assert complaints == "" and (BOOK / "live" / "fold.js").read_text() in html
+    box = html.split('<div class="live"')[1].split("<script>")[0]
+    assert 'aria-label="Fold &amp; see" data-answer="1"' in box and box.count("<li>") == 2
+    assert "How many" not in built(tmp_path, "text")[0]  # nor on paper by way of LaTeX
+    for wrong, complaint in {
+        good.replace(":answer: 1\n", ""): "a live figure needs answer",
+        good.replace("} fold", "} fald"): "fald.js",
+        good.replace(": 1", ": first"): "answer",
+    }.items():
+        (tmp_path / "index.md").write_text(f"# Title\n\n{wrong}")
+        assert complaint in built(tmp_path, "html")[1]
