@@ -8,6 +8,8 @@ SHELL := bash
 .PHONY: help book pdf quick test library course notebooks full bench constraints repository address diff-setup clean
 
 bin := .venv/bin
+# Three on two cores: while one of them reads or waits, two compute.
+workers := 3
 # Tests of what rests on where a minimizer in single precision stops, or on sums of many terms.
 SENSITIVE := ratio two_sample many_data_sums
 # Lines are counted from Python 3.12 on, which does it cheaply; before, it takes a third of the time.
@@ -40,15 +42,15 @@ pdf: book  ## print the site as one PDF, _build/himlib.pdf; an installed Chromiu
 
 quick: $(ready)  ## what to run before a commit: style, types, and the tests that are not slow (3 minutes)
 	@$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet . && $(bin)/mypy --no-error-summary
-	@env $(call kept,tests) $(bin)/pytest -q -n 2 --dist worksteal -m "not slow" --ignore=tests/test_site.py --doctest-modules tests himlib
+	@env $(call kept,tests) $(bin)/pytest -q -n $(workers) --dist worksteal -m "not slow" --ignore=tests/test_site.py --doctest-modules tests himlib
 
 test: $(ready)  ## run every test: style, library, chapters, book, site
 	@start=$$SECONDS; failed=; \
 	step() { local name=$$1 began=$$SECONDS; shift; echo "== $$name"; "$$@" || failed+=" [$$name]"; echo "== $$name: $$((SECONDS - began)) s"; }; \
 	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet . && $(bin)/mypy --no-error-summary"; \
-	step "library and project" env COVERAGE_CORE=sysmon $(call kept,tests) $(bin)/pytest -q -n 2 --dist worksteal --durations=25 --ignore=tests/test_site.py --doctest-modules $(counted) tests himlib; \
-	[ "$$(uname -m)" != x86_64 ] || step "as an older processor rounds" env XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 OPENBLAS_CORETYPE=Nehalem $(bin)/pytest -q -n 2 $(SENSITIVE:%=tests/test_%.py); \
-	step "chapters, executed and compared" env $(call kept,chapters) $(bin)/pytest -q --durations=10 -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book/[0-9]*.ipynb; \
+	step "library and project" env COVERAGE_CORE=sysmon $(call kept,tests) $(bin)/pytest -q -n $(workers) --dist worksteal --durations=25 --ignore=tests/test_site.py --doctest-modules $(counted) tests himlib; \
+	[ "$$(uname -m)" != x86_64 ] || step "as an older processor rounds" env XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 OPENBLAS_CORETYPE=Nehalem $(bin)/pytest -q -n $(workers) $(SENSITIVE:%=tests/test_%.py); \
+	step "chapters, executed and compared" env $(call kept,chapters) $(bin)/pytest -q --durations=10 -n $(workers) --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout 500 $$(ls -r book/[0-9]*.ipynb); \
 	step "book" $(MAKE) --no-print-directory book; \
 	step "site in a browser" $(bin)/pytest -q -rs -n 2 --dist worksteal tests/test_site.py; \
 	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }; \
@@ -67,7 +69,7 @@ library:  ## test the library alone with other versions: make library VERSIONS=n
 	@$(bin)/uv pip install --quiet --python $(place) $($(VERSIONS)) -e ".[book]"
 	@$(bin)/uv pip freeze --exclude-editable --python $(place) | tee $(place)/versions.txt
 	@$(bin)/uv pip install --quiet --python $(place) -c $(place)/versions.txt --group test
-	@$(place)/bin/python -m pytest -q -n 2 --durations=10 --doctest-modules himlib $$(grep -LE '^(from|import) notebooks' tests/test_*.py)
+	@$(place)/bin/python -m pytest -q -n $(workers) --durations=10 --doctest-modules himlib $$(grep -LE '^(from|import) notebooks' tests/test_*.py)
 
 course: $(ready)  ## make the course's students' and teacher's folders, into _build/course
 	@$(bin)/python book/course/course.py build

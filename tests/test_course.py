@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import symtable
 import zipfile
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def read(path: Path):
     return nbformat.read(path, as_version=4)
 
 
+def is_code(cell) -> bool:
+    return cell.cell_type == "code" and "%pip" not in cell.source
+
+
 def graded(notebook) -> dict:
     """The cells that nbgrader knows, by their names."""
     return {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if "nbgrader" in cell.metadata}
@@ -75,6 +80,29 @@ def solve(students: Path, source, replacements: dict[str, str] | None = None):
         if name in solutions:
             lines = solutions[name].strip("\n").split("\n")
             cell.source = "\n".join(line for line in lines if not line.strip().startswith("### "))
+    return notebook
+
+
+def names(source: str) -> tuple[set[str], set[str]]:
+    """What a cell binds, and what it reads without having bound it."""
+    tables = [symtable.symtable(source, "<cell>", "exec")]
+    symbols, bound = set(), {symbol.get_name() for symbol in tables[0].get_symbols() if symbol.is_assigned()}
+    for table in tables:
+        tables += table.get_children()
+        symbols |= {
+            symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() or table is tables[0]
+        }
+    return bound, symbols - bound
+
+
+def without_demonstrations(notebook):
+    """A hand-in without cells that only show something: no graded cell after them reads what they bind."""
+    needed = set()
+    for cell in filter(is_code, reversed(notebook.cells)):
+        if "nbgrader" in cell.metadata:
+            needed |= names(cell.source)[1]
+        elif not names(cell.source)[0] & needed:
+            cell.source = "None"
     return notebook
 
 
@@ -153,7 +181,8 @@ def test_marks(built, tmp_path, name):
     notebooks = {"solved": solve(released, source), "empty": read(released)}
     expected = {"solved": full, "empty": dict.fromkeys(full, 0)}
     for case, (title, replacements, deserved) in TOGETHER[name].items():
-        notebooks[case], titles[case] = solve(released, source, replacements), title
+        notebooks[case] = without_demonstrations(solve(released, source, replacements))
+        titles[case] = title
         expected[case] = full | deserved
     for case, notebook in notebooks.items():
         hand_in(tmp_path, case, name, notebook)
