@@ -52,7 +52,7 @@
       guesses.handle("mean", mean, live.density(0, 0, width), "paper", z => set({mean: z}));
       guesses.handle("width", mean + width, live.density(1, 0, 1) / width, "mean_field", z => set({width: live.clip(Math.abs(z - mean), 0.2, 3)}));
       guesses.handle("x", x / 2, live.density(0, 0, sd), "exact", z => set({x: 2 * z}));
-      guesses.legend([["exact", "posterior"], ["paper", "q"], ["lfvi", "push"]], x > 0 ? "left" : "right");
+      guesses.legend([["exact", "posterior"], ["paper", "q"], ["lfvi", "push"]], mean + x / 2 > 0 ? "left" : "right");
 
       plane.shades((m, log) => Math.exp(-divergence(m, Math.exp(log), x)), 90);
       plane.line([...trail, [mean, Math.log(width)]], "paper", {width: 2});

@@ -20,7 +20,7 @@
       },
       ranks: {
         title: "Ranks of the truth", alt: "A histogram of ten bars, with a gray band for a calibrated method and the expected heights as a line.",
-        x: [0, 100], y: [0, 3], xlabel: "rank among 99 draws of q", ylabel: "share, of a tenth",
+        x: [0, 100], y: [0, 4], xlabel: "rank among 99 draws of q", ylabel: "share, of a tenth",
       },
     },
     inputs: {
@@ -56,7 +56,7 @@
       ranks.band([0, 100], [of(low), of(low)], [of(high), of(high)], "prior", 0.4);
       counts.forEach((count, k) => ranks.band([10 * k + 0.6, 10 * k + 9.4], [0, 0], [of(count), of(count)], "lfvi", 0.9));
       ranks.line(expected.flatMap((height, k) => [[10 * k, height], [10 * k + 10, height]]), "paper", {width: 2.5});
-      ranks.legend([["lfvi", "counted"], ["paper", "expected"], ["prior", "if calibrated"]], "left");
+      ranks.legend([["lfvi", "counted"], ["paper", "expected"], ["prior", "if calibrated"]], bias > 0 ? "right" : "left");
       return {
         says: `Intervals of 90 % hold the truth ${live.round(100 * coverage(0.9), 1)} % of the time, those of 50 % ` +
           `${live.round(100 * coverage(0.5), 1)} %. With ${sets.toLocaleString("en")} data sets ${outside} of 10 bars ` +
