@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from numpyro.handlers import condition
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import log_density as log_joint
 from scipy import stats
@@ -27,7 +28,6 @@ quantile, log_f = jax.jit(decision_time), jax.jit(log_density)
 SIMULATOR = DriftDiffusion()
 SUBJECTS = [(0.0, 1.0, 0.2), (1.0, 1.35, 0.27), (-2.5, 0.8, 0.1), (4.0, 2.5, 0.4)]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def series(s, terms=60):
@@ -124,15 +124,15 @@ def test_decision_times_are_the_quantiles_of_the_density(mu):
             lower, upper = (log_f(jnp.asarray(t), choice, mu, 1.0, 0.0) for choice in (0, 1))
             return np.exp(jnp.logaddexp(lower, upper))
 
-        bounds = [t[0] ** 2 / t[1], *t, t[-1] ** 3 / t[0]]
+        wide = (t[-1] / t[0]) ** 0.25
+        bounds = [t[0] / wide, *t, t[-1] * wide]
         masses = np.array([integrate(exit_density, *pair, panels=12) for pair in itertools.pairwise(bounds)])
         slope = jax.jit(jax.vmap(jax.grad(decision_time), (0, None, None)))(jnp.asarray(scores), mu, 1.0)
-        density = exit_density(t)
+        slope, density = np.asarray(slope), np.asarray(exit_density(t))
     below, above = masses[:-1].cumsum(), masses[:0:-1].cumsum()[::-1]
     reached = np.where(scores < 0, stats.norm.ppf(below), stats.norm.isf(above))
-    # What is wrong in a score, as a share of the time: at the utmost scores the first mass is not all there.
-    error = (reached - scores) * slope / t
-    assert np.abs(error[2:-2]).max() < 1e-6
+    error = (reached - scores) * slope / t  # what is wrong in a score, as a share of the time
+    assert np.abs(error).max() < 1e-6
     np.testing.assert_allclose(density * slope, stats.norm.pdf(scores), rtol=1e-4)
     single = quantile(scores.astype(np.float32), mu, 1.0)
     np.testing.assert_allclose(single, t, rtol=3e-6)
@@ -222,11 +222,11 @@ def test_every_trial_ends_at_the_horizon():
 @pytest.fixture(scope="module")
 def subjects():
     """Subjects from the prior: globals, locals, data."""
-    beta = SIMULATOR.model.sample_prior(jax.random.key(4), (300,))
+    beta = SIMULATOR.model.sample_prior(jax.random.key(4), (150,))
     return beta, *SIMULATOR.model.simulate_batch(jax.random.key(3), beta)
 
 
-def brute_force(x, beta, size=90):
+def brute_force(x, beta, size=50):
     """Moments and evidence on a plain grid of v, log a and t0, in float64 and other coordinates."""
     x, beta = np.asarray(x, np.float64), np.asarray(beta, np.float64)
     quickest, spread = x[:, 0].min(), np.exp(beta[3:])
@@ -272,15 +272,14 @@ def test_locals_are_calibrated(subjects):
     """The distribution functions at the true locals are uniform over draws from the joint distribution."""
 
     @jax.jit
-    def level(beta, z, x):
-        posterior = SIMULATOR.exact_local(x, beta, size=17)
-        return posterior.cdf(z), posterior.edge
+    def level(row):
+        beta, z, x = row
+        posterior = SIMULATOR.exact_local(x, beta, size=15)
+        return posterior.cdf(z), posterior.cdf(z + jnp.array([0.2, 0.1, 0.1])), posterior.edge
 
-    levels, edges = jax.lax.map(lambda rows: level(*rows), subjects)
+    right, wrong, edges = jax.lax.map(level, subjects)
     assert edges.max() < 1e-4
-    assert all(stats.kstest(np.asarray(column), "uniform").pvalue > 1e-3 for column in levels.T)
-    beta, z, x = subjects
-    wrong, _ = jax.lax.map(lambda rows: level(*rows), (beta, z + jnp.array([0.15, 0.05, 0.05]), x))
+    assert all(stats.kstest(np.asarray(column), "uniform").pvalue > 1e-3 for column in right.T)
     assert all(stats.kstest(np.asarray(column), "uniform").pvalue < 1e-3 for column in wrong.T)
 
 
@@ -291,10 +290,10 @@ def test_draws_and_distribution_functions_of_locals(subjects):
     assert within(draws, posterior.mean) and within(
         (draws - posterior.mean) ** 2, posterior.covariance.diagonal()
     )
-    levels = jax.vmap(posterior.cdf)(draws)
+    levels = jax.jit(jax.vmap(posterior.cdf))(draws[:1000])
     assert all(stats.kstest(np.asarray(column), "uniform").pvalue > 1e-3 for column in levels.T)
     ends = posterior.cdf(jnp.array([-50.0, -50.0, -50.0])), posterior.cdf(jnp.array([50.0, 50.0, 50.0]))
-    np.testing.assert_allclose(ends, [[0, 0, 0], [1, 1, 1]], atol=1e-5)
+    np.testing.assert_allclose(ends, [[0, 0, 0], [1, 1, 1]], atol=1e-4)
     lifted = jax.jit(jax.vmap(partial(SIMULATOR._quadrature, size=17)))(subjects[2][4:6], subjects[0][4:6])
     np.testing.assert_allclose(
         lifted.log_evidence[1], SIMULATOR.exact_local(x, beta, size=17).log_evidence, rtol=1e-5
@@ -306,22 +305,22 @@ def test_draws_and_distribution_functions_of_locals(subjects):
     np.testing.assert_allclose(double.mean, posterior.mean, atol=2e-3)
 
 
-def test_locals_agree_with_nuts(subjects):
-    beta, _, x = subjects
-
-    def one(x, beta):
-        simulator = DriftDiffusion(prior=dist.Normal(beta, 1e-3).to_event(1))
-        chain = MCMC(NUTS(simulator.hierarchy), num_warmup=400, num_samples=2500, progress_bar=False)
-        chain.run(KEY, x[None])
-        return chain.get_samples()["z"][:, 0]
-
-    for n in (2, 3):
-        posterior, draws = SIMULATOR.exact_local(x[n], beta[n]), np.asarray(one(x[n], beta[n]))[::5]
-        levels = jax.vmap(posterior.cdf)(draws)
-        assert all(stats.kstest(np.asarray(column), "uniform").pvalue > 1e-3 for column in levels.T)
-        other = SIMULATOR.exact_local(x[n + 2], beta[n])
-        levels = jax.vmap(other.cdf)(draws)
-        assert any(stats.kstest(np.asarray(column), "uniform").pvalue < 1e-6 for column in levels.T)
+def test_locals_agree_with_nuts():
+    beta = SIMULATOR.prior.mean + 0.3
+    _, x = SIMULATOR.model.simulate_batch(jax.random.key(5), jnp.stack([beta, beta]))
+    known = condition(SIMULATOR.hierarchy, {"beta": beta})
+    chain = MCMC(NUTS(known), num_warmup=250, num_samples=1000, progress_bar=False)
+    chain.run(KEY, x)
+    draws = chain.get_samples()["z"][::2]
+    posteriors = [SIMULATOR.exact_local(subject, beta, size=17) for subject in x]
+    same, other = (
+        [
+            min(stats.kstest(np.asarray(c), "uniform").pvalue for c in jax.vmap(p.cdf)(draws[:, n]).T)
+            for n, p in enumerate(order)
+        ]
+        for order in (posteriors, posteriors[::-1])
+    )
+    assert min(same) > 1e-3 and max(other) < 1e-6
 
 
 def test_hierarchy_is_the_joint_density(subjects):
