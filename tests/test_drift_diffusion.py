@@ -274,10 +274,10 @@ def test_locals_are_calibrated(subjects):
     @jax.jit
     def level(row):
         beta, z, x = row
-        posterior = SIMULATOR.exact_local(x, beta, size=15)
+        posterior = SIMULATOR.exact_local(x, beta, size=17)
         return posterior.cdf(z), posterior.cdf(z + jnp.array([0.2, 0.1, 0.1])), posterior.edge
 
-    right, wrong, edges = jax.lax.map(level, subjects)
+    right, wrong, edges = jax.lax.map(level, subjects, batch_size=25)
     assert edges.max() < 1e-4
     assert all(stats.kstest(np.asarray(column), "uniform").pvalue > 1e-3 for column in right.T)
     assert all(stats.kstest(np.asarray(column), "uniform").pvalue < 1e-3 for column in wrong.T)
@@ -285,7 +285,7 @@ def test_locals_are_calibrated(subjects):
 
 def test_draws_and_distribution_functions_of_locals(subjects):
     beta, _, x = (rows[5] for rows in subjects)
-    posterior = SIMULATOR.exact_local(x, beta)
+    posterior = SIMULATOR.exact_local(x, beta, size=17)
     draws = posterior.sample(KEY, 20_000)
     assert within(draws, posterior.mean) and within(
         (draws - posterior.mean) ** 2, posterior.covariance.diagonal()
@@ -294,15 +294,12 @@ def test_draws_and_distribution_functions_of_locals(subjects):
     assert all(stats.kstest(np.asarray(column), "uniform").pvalue > 1e-3 for column in levels.T)
     ends = posterior.cdf(jnp.array([-50.0, -50.0, -50.0])), posterior.cdf(jnp.array([50.0, 50.0, 50.0]))
     np.testing.assert_allclose(ends, [[0, 0, 0], [1, 1, 1]], atol=1e-4)
-    lifted = jax.jit(jax.vmap(partial(SIMULATOR._quadrature, size=17)))(subjects[2][4:6], subjects[0][4:6])
-    np.testing.assert_allclose(
-        lifted.log_evidence[1], SIMULATOR.exact_local(x, beta, size=17).log_evidence, rtol=1e-5
-    )
     with jax.enable_x64(True):
         double = SIMULATOR.exact_local(jnp.asarray(x, jnp.float64), jnp.asarray(beta, jnp.float64), size=17)
-        assert double.mean.dtype == jnp.float64
+        mean = np.asarray(double.mean)
+        assert mean.dtype == np.float64
     np.testing.assert_allclose(double.log_evidence, posterior.log_evidence, atol=2e-4)
-    np.testing.assert_allclose(double.mean, posterior.mean, atol=2e-3)
+    np.testing.assert_allclose(mean, posterior.mean, atol=2e-3)
 
 
 def test_locals_agree_with_nuts():
@@ -326,8 +323,8 @@ def test_locals_agree_with_nuts():
 def test_hierarchy_is_the_joint_density(subjects):
     """At points of the grid it is prior times evidence times the local posterior, by another way."""
     beta, _, x = (rows[7] for rows in subjects)
-    posterior = SIMULATOR.exact_local(x, beta)
-    order = np.argsort(-posterior.probability)[:2000:400]
+    posterior = SIMULATOR.exact_local(x, beta, size=17)
+    order = np.argsort(-posterior.probability)[:500:100]
     cell = 12**1.5 * abs(np.linalg.det(np.asarray(posterior.jitter, np.float64)))
     for i in order:
         u, share = posterior.points[i], jax.nn.sigmoid(posterior.points[i, 2])
@@ -387,7 +384,7 @@ CALLS = {
         r"z: expected shape \(3,\), got \(4, 3\)",
     ),
     "times of zero": (
-        lambda: SIMULATOR.exact_local(0 * X, MEAN),
+        lambda: SIMULATOR.exact_local(0 * X, MEAN, size=17),
         "x: .* of the probability lies at the grid",
     ),
 }
