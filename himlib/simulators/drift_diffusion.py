@@ -112,7 +112,7 @@ def decision_time(score: jax.Array, v: jax.Array, a: jax.Array) -> jax.Array:
     [0.083 0.366 1.514]
     """
     score, v, a = jnp.asarray(score), jnp.asarray(v), jnp.asarray(a)
-    dtype = jnp.result_type(score, v, a, jnp.float32)
+    dtype = jnp.result_type(score, v, a, 0.0)
     y = (1 + (v * a / 4) ** 2) ** -0.25
     row = chebyshev(jnp.asarray(quantile_table(), dtype), 2 * y - 1)
     t = jnp.arcsinh(jnp.clip(score, -FARTHEST, FARTHEST)) / math.asinh(FARTHEST)
@@ -154,7 +154,7 @@ def log_density(time: jax.Array, choice: jax.Array, v: jax.Array, a: jax.Array, 
     >>> print(f"{log_density(0.6, 1, v=1.0, a=1.5, t0=0.25):.4f}")
     0.1347
     """
-    dtype = jnp.result_type(time, v, a, t0, jnp.float32)
+    dtype = jnp.result_type(time, v, a, t0, 0.0)
     time, choice, v, a, t0 = (jnp.asarray(value, dtype) for value in (time, choice, v, a, t0))
     possible = time > t0
     decision = jnp.where(possible, time - t0, a**2)
