@@ -315,8 +315,8 @@ class DriftDiffusion:
     that are closer together early on, :math:`t_k = \text{horizon} (k / \text{steps})^2`. Whether a path
     meets a boundary between two of them is drawn by the crossing probability of a Brownian bridge,
     :math:`e^{-2 d d' / h}` for distances d and d' at the ends of a step h; when within the step, uniformly.
-    Without a collapse, 200,000 trials of 100 steps could not be told from exact draws, for drifts from 0 to 3;
-    of 50 steps they could.
+    Without a collapse, 200,000 trials of 100 steps could not be told from exact draws, for drifts from 0
+    to 3; of 50 steps they could.
 
     Parameters
     ----------
@@ -364,7 +364,7 @@ class DriftDiffusion:
 
     @property
     def model(self) -> HierarchicalImplicitModel:
-        """The model of ONE subject: z of shape (3,) and x of shape (trials, 2); no covariate."""
+        """The simulator of one subject, a pair (z, x) of shapes (3,) and (trials, 2), without a covariate."""
         rows = self.steps + 3 if self.collapsing else 2
 
         def generate(noise, beta, covariate):
@@ -439,8 +439,8 @@ class DriftDiffusion:
         A grid of ``size`` points along each of three axes, from -6 to 6 standard deviations: at first about
         the mode, with the axes of the Hessian, then three times about the mean, with the covariance that
         the coarser grid before gave. Sums over a grid of a smooth density converge exponentially in its
-        spacing: for 300 subjects drawn from the prior, ``size=17`` changed no log evidence by more than 1e-5, and
-        no mean by more than 0.003 standard deviations.
+        spacing: for 300 subjects drawn from the prior, ``size=17`` changed no log evidence by more than
+        1e-5, and no mean by more than 0.003 standard deviations.
 
         Parameters
         ----------
