@@ -264,13 +264,10 @@ def test_locals_agree_with_brute_force(subjects, number):
     beta, _, x = (rows[number] for rows in subjects)
     with np.errstate(all="ignore"):
         mean, sd, evidence = brute_force(x, beta)
-    posterior = SIMULATOR.exact_local(x, beta)
+    posterior = SIMULATOR.exact_local(x, beta, size=17)
     assert np.abs((posterior.mean - mean) / sd).max() < 3e-3
     np.testing.assert_allclose(jnp.diagonal(posterior.covariance) ** 0.5, sd, rtol=3e-3)
     assert posterior.log_evidence == pytest.approx(evidence, abs=3e-3)
-    coarse = SIMULATOR.exact_local(x, beta, size=17)
-    assert np.abs((coarse.mean - posterior.mean) / sd).max() < 3e-3
-    assert coarse.log_evidence == pytest.approx(float(posterior.log_evidence), abs=1e-4)
 
 
 def test_locals_are_calibrated(subjects):
