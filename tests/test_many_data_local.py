@@ -126,6 +126,34 @@ def test_groups_of_different_size():
     )  # fmt: skip
 
 
+def test_twelve_covariates():
+    """y = x.b + c z + noise: an adversary made q a hundredth as wide as it is (with lfvi, settings aside)."""
+    width = 0.5  # of z given its markers
+
+    def generate(e, beta, c):
+        z = c["m"] + width * e[0]
+        return z, c["x"] @ beta["b"] + beta["c"] * z + 0.6 * e[1]
+
+    prior = {"b": dist.Normal(jnp.zeros(12), 0.3), "c": dist.LogNormal(0.0, 0.5)}
+    model = HierarchicalImplicitModel(prior, generate=generate, noise_shape=(2,))
+    rng = np.random.default_rng(0)
+    c = {"x": np.float32(2 * rng.normal(size=(300, 12))), "m": np.float32(rng.normal(size=300))}
+    beta = {"b": np.float32(0.3 * rng.normal(size=12)), "c": np.float32(1.1)}
+    y = model.simulate_batch(KEY, jax.tree.map(lambda v: jnp.broadcast_to(v, (300, *v.shape)), beta), c)[1]
+    where = model.space.unconstrain(beta)
+    found = fit_locals(KEY, model, Data(y, c), Frame(where, np.full(13, 0.06)))
+    assert found.outcome is LocalOutcome.CALIBRATED
+    near = jax.vmap(model.space.constrain)(where + 0.02 * np.float32(rng.normal(size=(6, 13))))
+    z = found.sample(KEY, Data(y, c), jax.tree.map(lambda v: jnp.repeat(v, 300, 0), near))
+    z = np.asarray(z).reshape(6, 300, 300)
+    precision = width**-2 + np.asarray(near["c"])[:, None] ** 2 / 0.36
+    residual = np.asarray(near["c"])[:, None] * (y - np.asarray(near["b"]) @ c["x"].T) / 0.36
+    mean = (c["m"] / width**2 + residual) / precision
+    error = (z.mean(1) - mean) * precision**0.5
+    assert np.sqrt(max((error**2).mean() - 1 / 300, 0)) < 0.1
+    np.testing.assert_allclose((z.std(1) * precision**0.5).mean(0), 1, atol=0.1)
+
+
 def test_any_family_with_a_density():
     family = SplineFlow(layers=1, hidden=(4,), bins=4)
     found = fit_locals(KEY, MODEL, DATA, FRAME, family=family, hidden=(8,), steps=100, batch_size=128)
