@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from himlib._checks import check_counts
 from himlib._problem import check_problem, noted
 from himlib.base import Data, check_data
-from himlib.diagnostics.uniformity import rank_test
+from himlib.diagnostics import rank_test
 from himlib.families import Family, MixtureOfNormals
 from himlib.many_data.ratio import check_frame
 from himlib.models import Frame, HierarchicalImplicitModel, check_model, propose
@@ -90,6 +90,18 @@ class Locals:
         Of a q that is exact, by :func:`~himlib.diagnostics.rank_test`, (d,).
     outcome
         The verdict, with advice in ``outcome.value``.
+
+    Examples
+    --------
+    >>> from himlib import FullRankNormal
+    >>> from himlib.simulators.conjugate import ConjugateGaussian
+    >>> data, frame = Data(jnp.array([1.0, 3.0])), Frame(jnp.zeros(1), jnp.ones(1))
+    >>> found = fit_locals(jax.random.key(0), ConjugateGaussian().model, data, frame,
+    ...     family=FullRankNormal(), hidden=(8,), steps=10)
+    >>> beta = jnp.linspace(-1, 1, 5)
+    >>> z = found.sample(jax.random.key(1), data, beta)
+    >>> z.shape, found.log_prob(z, data, beta).shape
+    ((5, 2), (5, 2))
     """
 
     loss: np.ndarray
