@@ -165,12 +165,29 @@ def check_local(z: Any, local: Any) -> None:
     ValueError: local: the simulator gives no z; pass local=None.
     """
     if (z is None) != (local is None):
-        given = "no z; pass local=None." if z is None else "a z; pass a family for it."
+        given = "no z; pass local=None." if z is None else (
+            "a z; pass a family for it, or forget it by model.marginal."
+        )  # fmt: skip
         raise ValueError(f"local: the simulator gives {given}")
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z)):
         raise ValueError(
             "z: q gives floating-point numbers, the simulator integers: r can tell them apart by that alone; "
             "marginalize, or make z continuous."
+        )
+
+
+def check_forgotten(z: Any) -> None:
+    """Refuse the z that :func:`check_problem` returns where r sees x alone.
+
+    Examples
+    --------
+    >>> check_forgotten("a shape")
+    Traceback (most recent call last):
+    ValueError: model: gives a z, which has no place here; model.marginal is the same model that forgets it.
+    """
+    if z is not None:
+        raise ValueError(
+            "model: gives a z, which has no place here; model.marginal is the same model that forgets it."
         )
 
 

@@ -268,6 +268,30 @@ class HierarchicalImplicitModel:
             _ = twin.space  # made here, while double precision is on
         return twin
 
+    @cached_property
+    def marginal(self) -> "HierarchicalImplicitModel":
+        r"""The same model with z forgotten: simulations are draws of :math:`\int p(x, z \mid \beta, c)\, dz`.
+
+        It is what learns about the globals alone. Where a network is trained, a model that gives z needs a
+        family of q(z | x, beta), or is this one: nothing is forgotten in silence.
+
+        Examples
+        --------
+        >>> from himlib.simulators.conjugate import ConjugateGaussian
+        >>> z, x = ConjugateGaussian().model.marginal.simulate_batch(jax.random.key(0), jnp.zeros(5))
+        >>> z is None, x.shape
+        (True, (5,))
+        """
+
+        def forgetful(simulator):
+            def forget(*arguments):
+                made = simulator(*arguments)
+                return (None, made[1]) if isinstance(made, tuple) and len(made) == 2 else made
+
+            return None if simulator is None else forget
+
+        return replace(self, simulate=forgetful(self.simulate), generate=forgetful(self.generate))
+
     def simulate_batch(self, key: jax.Array, beta: Any, covariate: Any = None) -> tuple:
         r"""Draw one pair (z, x) from the model for each row of ``beta`` and ``covariate``.
 

@@ -6,11 +6,13 @@ cost about a third of that, and are the same on every platform up to rounding.
 """
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
 from jax.typing import DTypeLike
 
 __all__ = ["check_key", "normal"]
@@ -148,6 +150,33 @@ def normal(key: jax.Array, shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.f
     if threefry_key and jnp.dtype(dtype) == jnp.float32 and math.prod(shape) <= 2**32:
         return fast_normal(jax.random.key_data(key), shape)
     return jax.random.normal(key, shape, dtype)
+
+
+@lru_cache(maxsize=8)
+def sobol(size: int, dimensions: int) -> np.ndarray:
+    """The first points of Sobol's sequence (with the directions of Joe and Kuo 2008), as words of 32 bits."""
+    from scipy.stats import qmc  # half a second, where it is needed
+
+    points = qmc.Sobol(dimensions, scramble=False, bits=32).random_base2(max(size - 1, 1).bit_length())
+    return (points[:size] * 2.0**32).astype(np.uint32)
+
+
+def even_normal(key: jax.Array, size: int, shape: tuple[int, ...]) -> jax.Array:
+    """Draw standard normals whose rows fill their space evenly, (size, *shape).
+
+    Quasi-Monte Carlo, randomized: each row is normal, but all are Sobol's points, the bits of each coordinate
+    flipped by a random word. The error of a mean of a smooth function falls nearly as 1 / size.
+
+    Examples
+    --------
+    >>> rows = even_normal(jax.random.key(0), 4096, (2,))
+    >>> bool(jnp.all(jnp.abs((rows[:, 0] * rows[:, 1]).mean()) < 2e-3))  # independent ones leave 2e-2
+    True
+    """
+    points = sobol(size, math.prod(shape))
+    words = points ^ jax.random.bits(key, points.shape[1:], jnp.uint32)
+    uniform = ((words >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+    return ndtri(uniform).reshape(size, *shape)
 
 
 def row_numbers(key: jax.Array, shape: tuple[int, ...], size: Any) -> jax.Array:

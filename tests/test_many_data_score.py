@@ -385,7 +385,9 @@ def test_local_latents_are_integrated_out():
     )  # fmt: skip
     x = np.float32(np.random.default_rng(6).normal(size=500, scale=np.sqrt(2)))
     frame = Frame(np.full(1, 0.2), np.ones(1))
-    fit = solve_score(KEY, model, lambda x, z, beta, c: -((x - beta) ** 2) / 4, Data(x), frame, **QUIET)
+    fit = solve_score(
+        KEY, model.marginal, lambda x, z, beta, c: -((x - beta) ** 2) / 4, Data(x), frame, **QUIET
+    )
     mean, sd = x.sum() / 2 / (1 + len(x) / 2), (1 + len(x) / 2) ** -0.5
     assert abs(fit.mean[0] - mean) / sd < 0.01
     assert 0.9 < sds(fit.covariance)[0] / sd < 1.1

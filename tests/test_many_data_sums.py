@@ -91,7 +91,7 @@ def test_a_pass_adds_its_chunks():
     data = data_of(50)
     parts = equation(data, chunk_size=20)
     assert parts.load.count == 3
-    score, information, curvature, size, _ = parts.run(U, 3, progress=False)
+    score, information, curvature, size, *_ = parts.run(U, 3, progress=False)
     assert size == 50
     sums = [parts.sums(U, i, parts.load(i)) for i in range(3)]
     np.testing.assert_allclose(score, sum(part.sum(0) for part, _ in sums))
@@ -152,7 +152,7 @@ def test_noise_of_a_score_is_that_of_repeated_simulation():
     for seed in range(300):
         key = jax.random.key(seed)
         one = Equation(key, Partial(log_ratio), chunks, SCALE, 1, 1, **settings)
-        score, *_, noise = one.run(U, 1, progress=False)
+        score, *_, noise, _ = one.run(U, 1, progress=False)
         scores.append(score)
         told.append(noise)
     ratio = np.diag(np.mean(told, axis=0)) / np.var(scores, axis=0, ddof=1)

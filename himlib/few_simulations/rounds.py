@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from himlib._checkpoints import fingerprint, fingerprint_data
 from himlib._checks import check_counts
-from himlib._problem import TRIALS, check_prior, check_problem
+from himlib._problem import TRIALS, check_forgotten, check_prior, check_problem
 from himlib.base import Data, check_data
 from himlib.few_simulations._bank import Bank, pack, unpack
 from himlib.few_simulations._centering import fit_potential, none
@@ -167,7 +167,7 @@ def fit_rounds(
     key
         A typed key. The same key gives the same simulations, whoever runs them.
     model
-        A model in JAX, or an :class:`ExternalModel`. Its local latents are integrated out.
+        A model in JAX without locals (of one with them, ``model.marginal``), or an :class:`ExternalModel`.
     data
         The observations. With N of them, r is learned for one datum, and summed; a covariate of each is drawn
         with it. One observation has a leading axis of 1.
@@ -237,7 +237,7 @@ def fit_rounds(
         check_prior(inner)
     else:
         inner = model
-        check_problem(model, data, least=0.05)
+        check_forgotten(check_problem(model, data, least=0.05))
     where = coordinates(inner)
     before = None if pairs is None else _check_pairs(pairs, data, where)
     given = 0 if before is None else len(before[0])

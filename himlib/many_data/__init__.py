@@ -16,9 +16,22 @@ wrongly: :math:`r = c \log p` has :math:`A \propto c` and :math:`I \propto c^2`.
 .. math:: \nabla \log p(\beta) + A^\top I^{-1} \sum_{n=1}^N \psi_n = 0.
 
 For an exact r nothing is subtracted and :math:`A = I`: the root is the posterior's mode.
+
+Locals come after the globals. r is trained with z forgotten, ``model.marginal``; then
+:func:`fit_locals` learns :math:`q(z_n \mid x_n, \beta, c_n)`, one network for all data.
 """
 
+from himlib.many_data.local import LocalOutcome, Locals, fit_locals
 from himlib.many_data.ratio import train_ratio
 from himlib.many_data.score import Pass, ScoreFit, ScoreOutcome, solve_score
 
-__all__ = ["Pass", "ScoreFit", "ScoreOutcome", "solve_score", "train_ratio"]
+__all__ = [
+    "LocalOutcome",
+    "Locals",
+    "Pass",
+    "ScoreFit",
+    "ScoreOutcome",
+    "fit_locals",
+    "solve_score",
+    "train_ratio",
+]

@@ -11,20 +11,32 @@ from tqdm import tqdm
 
 from himlib._checks import check_counts
 from himlib.base import Data, check_data
-from himlib.random import normal
+from himlib.random import even_normal, normal
 
 BLOCK = 5000  # data whose scores are in memory, and in a core's cache, at once
 SPREAD = 16  # blocks at least, from which the noise of a chunk is judged
+MOST = 64  # numbers in a datum's noise, where a block fills their space evenly
+ENOUGH = 20_000  # data on which derivatives and noise are measured at least, where there are many pairs
 STEP = 0.05  # of the differences, in scales of the frame
 LIKE = 40, 500  # blocks and rows that the model makes, to tell how the scores of few data vary
 
 
-@partial(jax.jit, static_argnames=("model", "impl", "pairs", "centered", "twins", "at_once", "sharding"))
+def independent_normal(key, size, shape):
+    return normal(key, (size, *shape))
+
+
+@partial(
+    jax.jit,
+    static_argnames=("model", "impl", "pairs", "even", "centered", "twins", "against", "at_once", "sharding"),
+)
 def block_sums(
-    log_ratio, u, scale, key, chunk, rows, data, *,
-    model, impl, pairs, centered, sharding, twins=True, at_once=None,
+    log_ratio, u, scale, key, chunk, rows, blocks, *,
+    model, impl, pairs, even, centered, sharding, twins=True, against=False, at_once=None,
 ):  # fmt: skip
-    """Sums of the centered scores, per scale of u, and of their outer products over each block of a chunk."""
+    """Sums of the centered scores, per scale of u, and of their outer products over each block of a chunk.
+
+    Or, ``against``, of the simulated expectations under two keys, the second less the first.
+    """
     space = model.space
 
     def one_block(log_ratio, u, scale, key, chunk, rows, block):
@@ -34,13 +46,21 @@ def block_sums(
         x = jax.tree.map(lambda leaf: leaf[None], data.x)
         weight = jnp.ones(1)
         if centered:
-            k_chunk = jax.random.fold_in(jax.random.wrap_key_data(key, impl=impl), chunk)
-            noise = normal(jax.random.fold_in(k_chunk, index), (pairs, size, *model.noise_shape))
             generate = jax.vmap(jax.vmap(model.generate, (0, None, 0)), (0, None, None))
-            noise = jnp.concatenate([noise, -noise]) if twins else noise
-            _, simulated = generate(noise, beta, data.covariate)
-            x = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, simulated)
-            weight = jnp.append(weight, jnp.full(len(noise), -1 / len(noise)))
+
+            def simulated(key):
+                k_chunk = jax.random.fold_in(jax.random.wrap_key_data(key, impl=impl), chunk)
+                draw = even_normal if even else independent_normal
+                noise = draw(jax.random.fold_in(k_chunk, index), pairs * size, model.noise_shape)
+                noise = noise.reshape(pairs, size, *model.noise_shape)
+                noise = jnp.concatenate([noise, -noise]) if twins else noise
+                return generate(noise, beta, data.covariate)[1]
+
+            first = simulated(key[0])
+            mean = jnp.full(len(jax.tree.leaves(first)[0]), 1 / len(jax.tree.leaves(first)[0]))
+            x, weight = (simulated(key[1]), mean) if against else (x, weight)
+            x = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, first)
+            weight = jnp.append(weight, -mean)
 
         def contrast(v, x, covariate):  # one pass backward for observed and simulated x together
             r = jax.vmap(log_ratio, (0, None, None, None))(x, None, space.constrain(u + scale * v), covariate)
@@ -54,7 +74,6 @@ def block_sums(
         *shared, blocks = arguments
         return jax.lax.map(partial(one_block, *shared), blocks, batch_size=at_once)
 
-    blocks = jnp.arange(len(jax.tree.leaves(data)[0])), data
     shared = (log_ratio, u, scale, key, chunk, rows)
     if sharding is None:
         return all_blocks(*shared, blocks)
@@ -99,13 +118,36 @@ class Chunks:
         self.sharding = sharding
 
     def cut(self, pairs):
-        """Choose blocks that hold no more simulations with so many pairs than they would with one."""
+        """Choose blocks that hold no more simulations with so many pairs than they would with one.
+
+        With many pairs, fewer of the blocks than all are enough for derivatives and noise.
+        """
         self.blocks = max(-(-self.capacity * pairs // BLOCK), min(SPREAD, self.capacity))
         self.block = -(-self.capacity // self.blocks)
-        if self.sharding is not None:
-            self.blocks += -self.blocks % self.sharding.mesh.size
+        devices = 1 if self.sharding is None else self.sharding.mesh.size
+        self.blocks += -self.blocks % devices
+        few = max(-(-self.blocks // pairs), -(-ENOUGH // self.block), SPREAD)
+        few = min(few + -few % devices, self.blocks)
+        self.few = np.arange(few) * self.blocks // few
 
-    def __call__(self, i: int) -> tuple[int, Data]:
+    def some(self, chunk: tuple) -> tuple:
+        """Those blocks of a chunk on which derivatives and noise are measured, from first to last."""
+        if len(self.few) == self.blocks:
+            return chunk
+        rows, (index, data) = chunk
+        blocks = jax.tree.map(lambda leaf: self._place(np.asarray(leaf)[self.few]), (index, data))
+        return rows, blocks
+
+    def told(self, rows: int) -> int:
+        """How many of a chunk's data these blocks hold."""
+        return int(np.clip(rows - self.few * self.block, 0, self.block).sum())
+
+    def _place(self, leaf):
+        if self.sharding is None:
+            return leaf
+        return jax.make_array_from_callback(leaf.shape, self.sharding, lambda index: leaf[index])
+
+    def __call__(self, i: int) -> tuple[int, tuple]:
         data = self.load(i)
         rows = len(jax.tree.leaves(data)[0])
         if rows > self.capacity:
@@ -116,12 +158,9 @@ class Chunks:
             leaf = np.asarray(leaf)
             leaf = leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
             leaf = np.concatenate([leaf, np.broadcast_to(leaf[:1], (missing, *leaf.shape[1:]))])
-            leaf = leaf.reshape(self.blocks, self.block, *leaf.shape[1:])
-            if self.sharding is None:
-                return leaf
-            return jax.make_array_from_callback(leaf.shape, self.sharding, lambda index: leaf[index])
+            return self._place(leaf.reshape(self.blocks, self.block, *leaf.shape[1:]))
 
-        return rows, jax.tree.map(lay_out, data)
+        return rows, (self._place(np.arange(self.blocks)), jax.tree.map(lay_out, data))
 
 
 def canonical(u: jax.Array | np.ndarray) -> np.ndarray:
@@ -141,7 +180,7 @@ class Equation:
         devices = jnp.zeros(()).devices() if sharding is None else sharding.device_set
         # A core wants one block at a time in its cache, an accelerator many blocks at once.
         at_once = None if next(iter(devices)).platform == "cpu" else 64
-        self.options = {"impl": str(jax.random.key_impl(key)), "at_once": at_once, **options}
+        self.options = {"impl": str(jax.random.key_impl(key)), "at_once": at_once, "even": False, **options}
         self.set_pairs(pairs)
 
     def set_pairs(self, pairs):
@@ -149,10 +188,16 @@ class Equation:
         self.options["pairs"] = pairs
         self.load.cut(pairs)
 
-    def sums(self, u, i, chunk, key=0, **options):
+    def even_out(self) -> bool:
+        """Let noise fill its space evenly from now on, if it does not yet and is not too long; tell so."""
+        change = not self.options["even"] and math.prod(self.options["model"].noise_shape) <= MOST
+        self.options["even"] |= change
+        return change
+
+    def sums(self, u, i, chunk, **options):
         """Scores summed over each block of chunk i, and the sum of all their outer products."""
         scale = canonical(self.scale)
-        found = block_sums(self.log_ratio, u, scale, self.keys[key], i, *chunk, **self.options | options)
+        found = block_sums(self.log_ratio, u, scale, self.keys, i, *chunk, **self.options | options)
         score, outer = (np.asarray(part, np.float64) for part in found)
         return score, outer.sum(0)
 
@@ -166,21 +211,32 @@ class Equation:
         return np.stack(columns, axis=1)
 
     def run(self, u, count, progress):
-        """Go once over so many chunks: score, information, curvature, number of data, and noise.
+        """Go once over so many chunks: score, information, curvature, number of data, noise, and spread.
 
-        The noise is the covariance of the score over repeated simulation, from the blocks of one chunk.
+        The noise is the covariance of the score over repeated simulation, from the blocks of one chunk. The
+        spread is the sum of such covariances of each datum, larger where noise fills its space evenly.
         """
-        score = outer = curvature = size = 0
+        centered = self.options["centered"]
+        score = outer = curvature = size = few = 0
         for i in tqdm(range(count), disable=not progress, desc=f"Newton, {count} chunks", leave=False):
             chunk = self.load(i)
             part, square = self.sums(u, i, chunk)
             score, outer, size = score + part.sum(0), outer + square, size + chunk[0]
+            if i < max(1, self.curvature_chunks):
+                some = self.load.some(chunk)
             if i == 0:
-                change = part - self.sums(u, 0, chunk, key=1)[0] if self.options["centered"] else 0 * part
-                noise = change.T @ change / 2 / size
+                change, square = self.sums(u, 0, some, against=True) if centered else (0 * part, 0 * outer)
+                noise, spread = (what / 2 / self.load.told(chunk[0]) for what in (change.T @ change, square))
             if i < self.curvature_chunks:
-                few, curvature = size, curvature + self.differences(u, i, chunk)
-        return score, outer - np.outer(score, score) / size, curvature * size / few, size, noise * size
+                few, curvature = few + self.load.told(chunk[0]), curvature + self.differences(u, i, some)
+        return (
+            score,
+            outer - np.outer(score, score) / size,
+            curvature * size / few,
+            size,
+            noise * size,
+            spread * size,
+        )
 
     def expected(self, u, size):
         """Information and curvature of so many data that the model makes at u, with the data's covariates.
@@ -192,8 +248,8 @@ class Equation:
         covariate = jax.tree.map(lambda leaf: np.resize(leaf, (*LIKE, *np.shape(leaf)[1:])), covariate)
         key = jax.random.wrap_key_data(self.keys[1], impl=self.options["impl"])
         x = simulated_like(key, canonical(u), covariate, model=self.options["model"])
-        chunk = math.prod(LIKE), Data(x, covariate)
-        options = {"pairs": 1, "twins": False, "sharding": None}
+        chunk = math.prod(LIKE), (np.arange(LIKE[0]), Data(x, covariate))
+        options = {"pairs": 1, "even": False, "twins": False, "sharding": None}
         _, outer = self.sums(u, 0, chunk, **options)
         share = size / math.prod(LIKE)
         return share * outer / 2, share * self.differences(u, 0, chunk, **options)

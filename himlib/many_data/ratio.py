@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 from himlib._checks import check_counts, check_even
 from himlib._options import check_network, check_optimizer
-from himlib._problem import check_problem
+from himlib._problem import check_forgotten, check_problem
 from himlib.base import Data
 from himlib.losses import LOSSES
 from himlib.models import Frame, HierarchicalImplicitModel, check_model
@@ -95,7 +95,7 @@ def train_ratio(
     key
         A typed key.
     model
-        The model. Its local latents, if any, are integrated out: r sees x alone.
+        The model, without locals: r sees x alone. Of one with locals, ``model.marginal``.
     ratio
         Network of (x, z, beta, covariate, center), see :func:`himlib.networks.ratio_network`; z is None.
     data
@@ -132,7 +132,7 @@ def train_ratio(
     >>> import jax, jax.numpy as jnp
     >>> from himlib import cosine_adam, ratio_network
     >>> from himlib.simulators.conjugate import ConjugateGaussian
-    >>> log_ratio, loss = train_ratio(jax.random.key(0), ConjugateGaussian().model, ratio_network(),
+    >>> log_ratio, loss = train_ratio(jax.random.key(0), ConjugateGaussian().model.marginal, ratio_network(),
     ...     Data(jnp.zeros(2)), Frame(jnp.zeros(1), jnp.full(1, 5.0)), cosine_adam(1e-2, 20), steps=20)
     >>> log_ratio(jnp.array(1.0), None, jnp.array(0.5), None).shape, loss.shape
     ((), (20,))
@@ -145,7 +145,7 @@ def train_ratio(
     check_counts(steps=steps)
     check_even("batch_size", batch_size)
     frame = check_frame(frame, model.space.size)
-    check_problem(model, data, frame)
+    check_forgotten(check_problem(model, data, frame))
     options = {"model": model, "size": batch_size, "jitter": jitter, "sharding": sharding}
     params, center, loss, finite, keys = _train(
         key, data, frame, ratio=ratio, optimizer=optimizer, steps=steps, **options

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.tree_util import Partial
 
 from himlib._checks import check_counts, check_ratio
-from himlib._problem import check_problem
+from himlib._problem import check_forgotten, check_problem
 from himlib.base import Data
 from himlib.many_data._sums import Chunks, Equation, canonical
 from himlib.many_data.ratio import check_frame, check_sharding
@@ -23,7 +23,7 @@ __all__ = ["Pass", "ScoreFit", "ScoreOutcome", "solve_score"]
 
 NEAR, FAR = 0.3, 10.0  # sds: a step so short ends the passes over all data, and over a part of them
 SKEW = 0.1  # of the curvature, relative
-AIM, MOST = 0.2, 64  # sds of noise to leave, where one pair leaves more than NEAR, and pairs at most
+QUIET, AIM, MOST = 0.15, 0.1, 64  # sds of noise: none is done against so much; what to leave; pairs at most
 MANY = 1000  # data whose own scores tell their variance, to 5 %
 LONG = 3.0  # scales of the frame: a longer step of Newton's gives way to one of Fisher's
 DETOURS = 30  # steps of Fisher's at most, each of one scale at most
@@ -152,7 +152,7 @@ def fisher(information, noise, precision, gradient) -> dict:
 
 def newton(equation, model, u, count, progress, careful) -> Step:
     """Go once over the chunks; if careful, not far."""
-    score, information, curvature, size, noise = equation.run(u, count, progress)
+    score, information, curvature, size, noise, spread = equation.run(u, count, progress)
     gradient, precision = prior_terms(u, equation.scale, model=model)
 
     nothing = np.full_like(curvature, np.nan)
@@ -164,7 +164,7 @@ def newton(equation, model, u, count, progress, careful) -> Step:
     ratio = np.sqrt(noisy / np.where(own > 0, own, 1.0))  # with less noise there may be a step
     ended = ended._replace(failure=ScoreOutcome.NOT_DEFINITE, noise=ratio)
     if not positive(curvature):
-        return ended._replace(**fisher(information, noise, precision, score + gradient))
+        return ended._replace(**fisher(information, spread, precision, score + gradient))
     weight, meat = np.eye(len(u)), information
     if equation.options["centered"]:
         falls = curvature
@@ -173,7 +173,7 @@ def newton(equation, model, u, count, progress, careful) -> Step:
         if not (np.isfinite(information.sum() + falls.sum()) and positive(information, 1e-12)):
             return ended
         if size >= MANY:
-            information = less_noise(information, noise)
+            information = less_noise(information, spread)
         whiten = np.linalg.inv(np.linalg.cholesky(information))
         if size >= MANY or np.linalg.norm(whiten @ falls @ whiten.T - weight, 2) > ROUGH:
             weight = falls.T @ whiten.T @ whiten
@@ -217,7 +217,7 @@ def solve_score(
     curvature_chunks: int = 1,
     pairs: int | None = None,
     centered: bool = True,
-    passes: int = 5,
+    passes: int = 8,
     sharding: NamedSharding | None = None,
     progress: bool = True,
 ) -> ScoreFit:
@@ -248,7 +248,7 @@ def solve_score(
     key
         A typed key, of the simulated noise: the same in all passes.
     model
-        A model with ``generate``, through which noise is reused. Local latents are integrated out.
+        A model with ``generate``, through which noise is reused. Of one with locals, ``model.marginal``.
     log_ratio
         ``log_ratio(x, z, beta, covariate)`` for one datum, z being None: from
         :func:`~himlib.many_data.train_ratio`, or
@@ -266,9 +266,11 @@ def solve_score(
     curvature_chunks
         Chunks on which A is measured in each pass, at the cost of 2 d passes over them.
     pairs
-        Antithetic pairs per datum. None takes one where its noise moves the mean by no more than 0.3 sd, as
-        it does for additive noise, and else as many as leave 0.2 sd, up to 64. A pair tells nothing of
-        spreads, in which the score is even. Blocks are cut so that memory does not grow with the pairs.
+        Antithetic pairs of independent noise per datum. None takes one where that moves the mean by no more
+        than 0.15 sd, as with additive noise. A pair tells nothing of spreads, in which the score is even:
+        there, for the last steps over all data, noise is not independent but fills its space evenly (Sobol's
+        points, randomized, for up to 64 normals per datum), and pairs are as many as leave 0.1 sd, up to 64.
+        Memory does not grow with them; A and noise are then measured on 20,000 data of a chunk or more.
     centered
         If False, nothing is subtracted: the mode of the exact posterior where ``log_ratio`` is exact,
         biased where it is not.
@@ -315,7 +317,7 @@ def solve_score(
         check_counts(pairs=pairs)
     frame = check_frame(frame, model.space.size)
     load = Chunks(model, data, chunks, chunk_size, sharding)
-    check_problem(model, load.example, frame)
+    check_forgotten(check_problem(model, load.example, frame))
     log_ratio = log_ratio if isinstance(log_ratio, Partial) else Partial(log_ratio)
     x, covariate = load.example
     r = jax.eval_shape(
@@ -336,11 +338,18 @@ def solve_score(
         while True:
             last = newton(equation, model, u, count, progress, careful=detours < DETOURS)
             noise, used = last.noise.max(), equation.options["pairs"]
-            if pairs is not None or not noise > NEAR or used == MOST:
+            sd = np.sqrt(np.diag(last.covariance))
+            length = np.max(np.abs(last.step) / sd)
+            if pairs is not None or not noise > QUIET:
+                break
+            if equation.even_out():
+                continue
+            far = count < load.count or length > FAR  # where a rough step does
+            if used == MOST or (equation.options["even"] and far and np.isfinite(length)):
                 break
             equation.set_pairs(min(MOST, math.ceil(used * (noise / AIM) ** 2)))
-        mean, sd = u + frame.scale * last.step, np.sqrt(np.diag(last.covariance))
-        entry = last.size, mean, frame.scale * sd, np.max(np.abs(last.step) / sd)
+        mean = u + frame.scale * last.step
+        entry = last.size, mean, frame.scale * sd, length
         past.append(Pass(*map(np.asarray, entry)))
         near = np.all(np.abs(mean - frame.location) <= 3 * frame.scale)  # further out r was never trained
         if last.detour and (near or last.failure is None) and detours < DETOURS:
