@@ -226,7 +226,7 @@ def check_shapes(model: HierarchicalImplicitModel, data: Any, observed: bool = T
     beta, covariate = _one_row(model, data.covariate)
     with noted(
         f"Raised in {call}, beta, covariate), called for ONE datum under jax.vmap; {given}.{keys} "
-        "A simulator that is not JAX goes behind jax.pure_callback."
+        "A simulator that is not JAX is an ExternalModel for fit_rounds, or goes behind jax.pure_callback."
     ):
         made = jax.eval_shape(lambda *rows: model.simulate_batch(jax.random.key(0), *rows), beta, covariate)
     if not isinstance(made, tuple) or len(made) != 2:

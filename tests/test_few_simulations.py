@@ -534,6 +534,11 @@ def test_collect_says_what_is_unlike_the_data():
         assert ok.sum() == 20 and not ok[0] and "expected x like a row of data.x" in str(error)
         with pytest.raises(ValueError, match="expected x like a row"):
             collect([odd] * 20, row)  # all of a chunk
+    for pair in ((None, np.zeros(2)), (None, 1.0)):
+        with pytest.raises(ValueError, match="return x alone"):
+            collect([pair] * 20, row)
+    with pytest.raises(ValueError, match=r"for one observation data.x\[None\]"):
+        collect([np.zeros(2, np.float32)] * 20, row[0])
     assert collect([[1.0, 2.0], (3.0, 4.0)], row)[0].tolist() == [[1, 2], [3, 4]]
     for whole in (np.zeros(2, np.int32), np.zeros(2, np.uint8)):
         with pytest.raises(ValueError, match=r"cannot hold that: see data.x.astype\(float\)"):

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -213,6 +214,18 @@ def _row(x, i) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf[i]), x)
 
 
+def _hint(x, shapes, seen) -> str:
+    """Name the likely cause of an x unlike a row of the data."""
+    if _is_pair(x):
+        return "; return x alone, as no (z, x) is asked for here"
+    more = [shape[1:] for shape in seen if isinstance(shape, tuple) and shape]
+    return "; for one observation data.x[None]" if more == shapes else ""
+
+
+def _is_pair(x) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and x[0] is None
+
+
 def collect(results: list, example: Any) -> tuple[Any, np.ndarray, Exception | None]:
     """Put simulated x into arrays like one row of ``example``; failures are rows of zeros that are not ok.
 
@@ -237,12 +250,13 @@ def collect(results: list, example: Any) -> tuple[Any, np.ndarray, Exception | N
         if isinstance(x, Exception):
             error = error or x
             continue
-        if tree == jax.tree.structure(0) and isinstance(x, list | tuple):
-            x = np.array(x)
+        if tree == jax.tree.structure(0) and isinstance(x, list | tuple) and not _is_pair(x):
+            with suppress(ValueError):  # of parts of several shapes, which are then seen below
+                x = np.array(x)
         got = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
         seen = [leaf.shape if leaf.dtype.kind in "biuf" else leaf.dtype for leaf in got]
         if jax.tree.structure(x) != tree or seen != shapes:
-            made = f"{jax.tree.structure(x)} with {seen}"
+            made = f"{jax.tree.structure(x)} with {seen}{_hint(x, shapes, seen)}"
             unlike.append(
                 ValueError(f"simulate: expected x like a row of data.x, {tree} with {shapes}, got {made}.")
             )
