@@ -183,6 +183,19 @@ def test_a_posterior_that_moved_is_unsettled(run):
     assert again.outcome is RoundsOutcome.UNSETTLED and again.agreement < 0.05
 
 
+def test_chance_in_the_last_round_is_blind_where_the_posterior_is_the_prior(run):
+    """Proposals as narrow as the posterior leave nothing to tell; of fifty columns r had learned too much."""
+    narrow = run._draws
+    prior = narrow._replace(v=np.random.default_rng(0).normal(size=narrow.v.shape))
+
+    def judged(draws, loss):
+        return judge(run._learned._replace(newest=draws.v), draws, 1.0, loss, 1.0)
+
+    assert judged(prior, np.log(128)) is RoundsOutcome.BLIND
+    assert judged(narrow, np.log(128)) is RoundsOutcome.OVERFITTED
+    assert judged(narrow, np.log(128) - 0.1) is RoundsOutcome.COMPLETED
+
+
 def test_a_density_that_covers_the_draws(run):
     q = run.density(jax.random.key(8), SplineFlow(layers=2, hidden=(16,)), steps=2_000)
     errors, widths = off(q.sample(jax.random.key(9), 10_000), 1.0)

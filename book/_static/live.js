@@ -62,6 +62,9 @@ window.live = (() => {
   // covariance of the weights; `separated` says that the classes are, so that no finite weights are best.
   const logistic = (rows, labels, steps = 25) => {
     const size = rows[0].length;
+    const signed = weights => rows.map((row, n) => dot(row, weights) * (labels[n] ? 1 : -1));
+    const likelihood = weights => signed(weights).reduce((sum, r) => sum + Math.min(r, 0) - Math.log1p(Math.exp(-Math.abs(r))), 0);
+    const separated = () => signed(weights).every(r => r > 0);
     let weights = rows[0].map(() => 0), covariance = null;
     for (let step = 0; step < steps; step++) {
       const slope = weights.map(() => 0), information = weights.map(() => weights.map(() => 0));
@@ -74,13 +77,17 @@ window.live = (() => {
       });
       for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) information[j][i] = information[i][j];
       const found = inverse(information);
-      if (!found) return {weights, covariance, separated: true};
+      if (!found) break;
       covariance = found;
       const change = covariance.map(row => dot(row, slope));
-      weights = weights.map((weight, i) => weight + change[i]);
-      if (Math.max(...change.map(Math.abs)) < 1e-9) return {weights, covariance, separated: false};
+      const from = weights, reached = likelihood(from);
+      for (let share = 1; share > 1e-4; share /= 2) {  // a whole step may go too far
+        weights = from.map((weight, i) => weight + share * change[i]);
+        if (likelihood(weights) >= reached - 1e-9) break;
+      }
+      if (Math.max(...change.map(Math.abs)) < 1e-9) break;
     }
-    return {weights, covariance, separated: true};
+    return {weights, covariance, separated: separated()};
   };
 
   const range = (low, high, count) => Array.from({length: count}, (_, k) => low + (high - low) * k / (count - 1));

@@ -27,7 +27,8 @@
       const q = live.normals(count, seed + 1).map(value => value - distance / 2);
       const fit = live.logistic([...p, ...q].map(x => features(x, degree)), [...p.map(() => 1), ...q.map(() => 0)]);
       const {weights, covariance, separated} = fit;
-      const [low, high] = [Math.min(...p), Math.max(...q)];  // between them draws of both were seen
+      // Between these draws of both were seen.
+      const [low, high] = [Math.max(Math.min(...p), Math.min(...q)), Math.min(Math.max(...p), Math.max(...q))];
 
       const peak = live.density(0);
       for (const [ink, mean, points, row] of [["lfvi", distance / 2, p, -0.04], ["paper", -distance / 2, q, -0.085]]) {

@@ -256,9 +256,12 @@ def collect(results: list, example: Any) -> tuple[Any, np.ndarray, Exception | N
         got = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
         seen = [leaf.shape if leaf.dtype.kind in "biuf" else leaf.dtype for leaf in got]
         if jax.tree.structure(x) != tree or seen != shapes:
-            made = f"{jax.tree.structure(x)} with {seen}{_hint(x, shapes, seen)}"
+            wanted, made = (t.unflatten(s) for t, s in ((tree, shapes), (jax.tree.structure(x), seen)))
             unlike.append(
-                ValueError(f"simulate: expected x like a row of data.x, {tree} with {shapes}, got {made}.")
+                ValueError(
+                    f"simulate: expected x like a row of data.x, of shape {wanted}, got {made}"
+                    f"{_hint(x, shapes, seen)}."
+                )
             )
             error = error or unlike[0]
             continue

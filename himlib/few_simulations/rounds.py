@@ -172,7 +172,7 @@ def fit_rounds(
         The observations. With N of them, r is learned for one datum, and summed; a covariate of each is drawn
         with it. One observation has a leading axis of 1.
     simulations
-        How many data are simulated: at least 500, pairs included.
+        How many data are simulated: at least 500, pairs included; rounded down to a multiple of the rounds.
     rounds
         In how many rounds, of equal size, at least 20 simulations each.
     features

@@ -80,7 +80,8 @@ class Locals:
     Attributes
     ----------
     loss
-        :math:`-E \log q` at each step, in nats, for z in the units of its simulations.
+        :math:`-E \log q` at each step, in nats, for z less the mean and over the sd of the first
+        simulations.
     ranks
         Of the z of 2,000 new simulations among 99 draws of q each, (2000, d): uniform on 0, ..., 99 if q is
         right. What is wrong here and there in opposite ways, they do not see.
