@@ -68,6 +68,7 @@ def main(target: Path, names: list[str]) -> None:
         sys.exit("make pdf needs Chromium, which was not found.")
     pages = {name: (SITE / f"{name}.html").read_text() for name in names}
     head = re.search(r"<head>.*?</head>", pages[names[0]], re.S)[0]
+    head = re.sub(r'(src|href)="(?:\.\./)+', r'\1="', head)  # of a page in a folder
     head = head.replace("</head>", f"<style>{PAPER}</style></head>")
     together = SITE / "together.html"
     together.write_text(single(pages, head))

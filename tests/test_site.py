@@ -359,6 +359,14 @@ def test_slides_are_read_and_printed(reader, site, day):
     assert all(width > height for _, _, width, height in boxes)
 
 
+def test_both_days_are_printed_together(site):
+    done = subprocess.run([sys.executable, "book/pdf.py", "slides"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    every = sum((SITE / f"{day}.html").read_text().count('<section class="slide"') for day in pdf.SLIDES)
+    printed = (ROOT / "_build" / "slides.pdf").read_bytes()
+    assert every > 30 and printed.count(b"/Type /Page\n") == every + 2
+
+
 def launches(page: str, name: str) -> bool:
     """Tell whether the buttons of a page open its notebook in Colab and Binder."""
     url = notebooks.repository_url().removeprefix("https://github.com/")
