@@ -5,7 +5,7 @@ PYTHON ?= python3
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book pdf quick test library course notebooks full bench constraints repository address diff-setup clean
+.PHONY: help book pdf slides quick test library course notebooks full bench constraints repository address diff-setup clean
 
 bin := .venv/bin
 # Three on two cores: while one of them reads or waits, two compute.
@@ -39,6 +39,9 @@ book: $(ready)  ## build the site from the stored outputs, warnings as errors
 
 pdf: book  ## print the site as one PDF, _build/himlib.pdf; an installed Chromium does it
 	@$(bin)/python book/pdf.py
+
+slides: book  ## print the course's slides, _build/slides.pdf; an installed Chromium does it
+	@$(bin)/python book/pdf.py slides
 
 quick: $(ready)  ## what to run before a commit: style, types, and the tests that are not slow (3 minutes)
 	@$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet . && $(bin)/mypy --no-error-summary

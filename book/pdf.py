@@ -1,4 +1,4 @@
-"""Print the built site as one PDF, with an installed Chromium: `make pdf`.
+"""Print the built site as one PDF, with an installed Chromium: `make pdf`, and `make slides`.
 
 The pages become one, in the order of the book, whose links lead from place to place in it.
 A browser sets the formulas, prints by the site's rules for paper, and makes bookmarks of the
@@ -16,7 +16,8 @@ from notebooks import BOOK, ROOT
 from playwright.sync_api import sync_playwright
 
 SITE = ROOT / "_build" / "html"
-LEFT_OUT = ("genindex", "api")  # lists of names, for looking up and not for reading
+SLIDES = ("course/first_day", "course/second_day")
+LEFT_OUT = ("genindex", "api", *SLIDES)  # for looking up, and the chapters' figures again
 PAPER = """
 @page { margin: 18mm 16mm; }
 .page ~ .page { break-before: page; }
@@ -67,6 +68,7 @@ def main(target: Path, names: list[str]) -> None:
         sys.exit("make pdf needs Chromium, which was not found.")
     pages = {name: (SITE / f"{name}.html").read_text() for name in names}
     head = re.search(r"<head>.*?</head>", pages[names[0]], re.S)[0]
+    head = re.sub(r'(src|href)="(?:\.\./)+', r'\1="', head)  # of a page in a folder
     head = head.replace("</head>", f"<style>{PAPER}</style></head>")
     together = SITE / "together.html"
     together.write_text(single(pages, head))
@@ -76,7 +78,9 @@ def main(target: Path, names: list[str]) -> None:
             page.set_default_timeout(600_000)
             page.goto(together.as_uri())
             page.evaluate(READY)
-            page.pdf(path=target, format="A4", outline=True, tagged=True)
+            page.pdf(
+                path=target, format="A4", prefer_css_page_size=True, outline=True, tagged=True
+            )
     finally:
         together.unlink()
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
@@ -84,5 +88,8 @@ def main(target: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     listed = re.findall(r"(?:file|root): ([\w/]+)", (BOOK / "_toc.yml").read_text())
-    chosen = sys.argv[1:] or [name for name in listed if name not in LEFT_OUT]
-    main(ROOT / "_build" / "himlib.pdf", chosen)
+    if sys.argv[1:] == ["slides"]:
+        main(ROOT / "_build" / "slides.pdf", [*SLIDES])
+    else:
+        chosen = sys.argv[1:] or [name for name in listed if name not in LEFT_OUT]
+        main(ROOT / "_build" / "himlib.pdf", chosen)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import axe_playwright_python
 import notebooks
+import pdf
 import pytest
 import yaml
 from playwright.sync_api import TimeoutError, sync_playwright
@@ -310,6 +311,60 @@ def test_a_picture_opens_by_itself(reader, site):
     address = picture.get_attribute("src")
     picture.click()
     reader.wait_for_url(f"**/{address}")
+
+
+@pytest.mark.parametrize("day", pdf.SLIDES)
+def test_slides_are_shown_one_at_a_time(reader, site, day):
+    reader.goto((SITE / f"{day}.html").as_uri())
+    shown = (
+        "[...document.querySelectorAll('.slide')].filter(node => node.checkVisibility()).map(node => node.id)"
+    )
+    every = reader.evaluate(shown)
+    reader.get_by_role("button", name="Show one at a time").click()
+    assert reader.evaluate(shown) == every[:1]
+    reader.keyboard.press("ArrowRight")
+    assert reader.evaluate(shown) == every[1:2]
+    for key, number in (("ArrowLeft", 0), ("ArrowLeft", 0), ("End", -1), ("ArrowRight", -1), ("Home", 0)):
+        reader.keyboard.press(key)
+        assert reader.evaluate(shown) == [every[number]]
+    for name, width, height in (("laptop", 1280, 720), ("projector", 1024, 768)):
+        reader.set_viewport_size({"width": width, "height": height})
+        for number, slide in enumerate(every):
+            high = reader.evaluate(
+                "id => { const at = document.getElementById(id); return at.scrollHeight - at.clientHeight }",
+                slide,
+            )
+            assert high <= 1, f"{slide} is cut on a {name}"
+            reader.keyboard.press("ArrowRight" if number < len(every) - 1 else "Home")
+    reader.get_by_role("button", name="End").click()
+    assert reader.evaluate(shown) == every
+
+
+@pytest.mark.parametrize("day", pdf.SLIDES)
+def test_slides_are_read_and_printed(reader, site, day):
+    reader.set_viewport_size({"width": PHONE, "height": 800})
+    reader.goto((SITE / f"{day}.html").as_uri())
+    reader.evaluate("check.settle()")
+    every = reader.locator(".slide").count()
+    reader.get_by_role("button", name="notes").click()
+    assert reader.locator(".notes[open]").count() == every
+    sizes = """[...document.querySelectorAll(".slide :not(mjx-container *)")].filter(
+      node => [...node.childNodes].some(part => part.nodeType == 3 && part.data.trim())
+    ).map(node => parseFloat(getComputedStyle(node).fontSize))"""
+    assert min(reader.evaluate(sizes)) >= 11
+    reader.get_by_role("button", name="notes").click()
+    printed = reader.pdf(prefer_css_page_size=True)
+    assert printed.count(b"/Type /Page\n") == every + 1, "a title, and each slide on a page"
+    boxes = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox \[([^]]*)\]", printed)}
+    assert all(width > height for _, _, width, height in boxes)
+
+
+def test_both_days_are_printed_together(site):
+    done = subprocess.run([sys.executable, "book/pdf.py", "slides"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    every = sum((SITE / f"{day}.html").read_text().count('<section class="slide"') for day in pdf.SLIDES)
+    printed = (ROOT / "_build" / "slides.pdf").read_bytes()
+    assert every > 30 and printed.count(b"/Type /Page\n") == every + 2
 
 
 def launches(page: str, name: str) -> bool:
