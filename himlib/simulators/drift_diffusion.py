@@ -309,14 +309,13 @@ class DriftDiffusion:
               x_{nt} = (\text{time}, \text{choice}) \sim f(\cdot \mid z_n), \quad t = 1, \dots, T.
 
     From the middle, time and choice are independent, and :math:`\Pr(\text{upper}) = 1 / (1 + e^{-v a})`:
-    both are drawn exactly, see :func:`decision_time`. With ``collapsing`` the density has no
-    formula, and none is offered here: the boundaries come together as :math:`\pm \frac a2 e^{-\kappa t}`, with the log rate
-    :math:`\log \kappa` as a seventh global. Then paths are simulated at times
-    that are closer together early on, :math:`t_k = \text{horizon} (k / \text{steps})^2`. Whether a path
-    meets a boundary between two of them is drawn by the crossing probability of a Brownian bridge,
-    :math:`e^{-2 d d' / h}` for distances d and d' at the ends of a step h; when within the step, uniformly.
-    Without a collapse, 200,000 trials of 100 steps could not be told from exact draws, for drifts from 0
-    to 3; of 50 steps they could.
+    both are drawn exactly, see :func:`decision_time`. With ``collapsing`` the density has no formula, and
+    none is offered here: the boundaries come together as :math:`\pm \frac a2 e^{-\kappa t}`, with the log
+    rate :math:`\log \kappa` as a seventh global. Then paths are simulated at times that are closer together
+    early on, :math:`t_k = \text{horizon} (k / \text{steps})^2`. Whether a path meets a boundary between two
+    of them is drawn by the crossing probability of a Brownian bridge, :math:`e^{-2 d d' / h}` for distances d
+    and d' at the ends of a step h; when within the step, uniformly. Without a collapse, 200,000 trials of 100
+    steps could not be told from exact draws, for drifts from 0 to 3; of 50 steps they could.
 
     Parameters
     ----------
