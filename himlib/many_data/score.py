@@ -267,10 +267,11 @@ def solve_score(
         Chunks on which A is measured in each pass, at the cost of 2 d passes over them.
     pairs
         Antithetic pairs of independent noise per datum. None takes one where that moves the mean by no more
-        than 0.15 sd, as with additive noise. Of spreads, in which the score is even, a pair tells no more than
-        one draw: there, for the last steps over all data, noise is not independent but fills its space evenly
-        (Sobol's points, randomized, for up to 64 normals per datum), and pairs are as many as leave 0.1 sd, up
-        to 64. Memory does not grow with them; A and noise are then measured on 20,000 data of a chunk or more.
+        than 0.15 sd, as with additive noise. Of spreads, in which the score is even, a pair tells no more
+        than one draw: there, for the last steps over all data, noise is not independent but fills its space
+        evenly (Sobol's points, randomized, for up to 64 normals per datum), and pairs are as many as leave
+        0.1 sd, up to 64. Memory does not grow with them; A and noise are then measured on 20,000 data of a
+        chunk or more.
     centered
         If False, nothing is subtracted: the mode of the exact posterior where ``log_ratio`` is exact,
         biased where it is not.
