@@ -175,9 +175,10 @@ def test_step_lowers_for_accelerators(name):
     assert exported.platforms == ("cuda", "tpu")
 
 
-def test_score_lowers_for_accelerators():
+@pytest.mark.parametrize("even", [False, True])
+def test_score_lowers_for_accelerators(even):
     simulator = LotkaVolterra(inner_steps=3)
-    options = {"model": simulator.model, "impl": "threefry2x32", "pairs": 1, "centered": True}
+    options = {"model": simulator.model, "impl": "threefry2x32", "pairs": 1, "even": even, "centered": True}
     rows = jax.ShapeDtypeStruct((16, 10, 2), jnp.float32)
 
     def sums(u, key, data):
@@ -185,9 +186,9 @@ def test_score_lowers_for_accelerators():
             return simulator.linear_noise_log_prob(x, covariate, beta)
 
         r, scale = jax.tree_util.Partial(log_ratio), jnp.ones(4)
-        return block_sums(r, u, scale, key, 0, 160, data, sharding=None, **options)
+        return block_sums(r, u, scale, key, 0, 160, (jnp.arange(16), data), sharding=None, **options)
 
-    words = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    words = jax.ShapeDtypeStruct((1, 2), jnp.uint32)
     exported = jax.export.export(jax.jit(sums), platforms=["cuda", "tpu"])(
         jnp.zeros(4), words, Data(rows, rows)
     )

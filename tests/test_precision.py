@@ -40,9 +40,10 @@ def score_sums(u):
         dist.Normal(0, 1), generate=lambda noise, beta, c: (None, beta + noise), noise_shape=()
     )
     log_ratio = Partial(lambda x, z, beta, covariate: -jnp.square(x - beta))
-    arguments = log_ratio, u, jnp.ones(1), jax.random.key_data(KEY), 0, 80, Data(X.T)
+    keys, blocks = jax.random.key_data(KEY)[None], (jnp.arange(len(X.T)), Data(X.T))
     impl = str(jax.random.key_impl(KEY))
-    return block_sums(*arguments, model=model, impl=impl, pairs=1, centered=True, sharding=None)
+    options = {"model": model, "impl": impl, "pairs": 1, "even": False, "centered": True}
+    return block_sums(log_ratio, u, jnp.ones(1), keys, 0, 80, blocks, sharding=None, **options)
 
 
 def conditional(h1):

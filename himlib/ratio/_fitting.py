@@ -16,6 +16,7 @@ from himlib.random import row_numbers
 from himlib.training import cosine_adam, descend
 
 LOOKS = 40
+MANY = 100  # features, of which a step of Newton's method costs more than many of the slope alone
 
 
 def decorrelate(u: jax.Array) -> jax.Array:
@@ -63,7 +64,7 @@ def newton(look: Callable, ended: Callable, theta: jax.Array, steps: int) -> jax
 
 
 def search(objective: Callable, ended: Callable, theta: jax.Array, steps: int) -> jax.Array:
-    """Minimize a convex function that has kinks, and no curvature between them, by L-BFGS."""
+    """Minimize a convex function by L-BFGS: one of many parameters, or with kinks and no curvature."""
     solver = optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(20))
     eps = jnp.finfo(theta.dtype).eps
 
@@ -126,12 +127,14 @@ def fit_features(features: Callable, loss: RatioLoss, samples: tuple, steps: int
                 value + pin @ theta**2, slope @ rows + 2 * pin * theta, rows.T @ curved + jnp.diag(2 * pin)
             )  # fmt: skip
 
-        def separated(theta):  # any multiple of such a theta is better still
+        def separated(theta):  # by a nat at least: any multiple of such a theta is better still
             r = rows @ theta
-            return jnp.all(r[:of_p] > 0, where=used[:of_p]) & jnp.all(r[of_p:] < 0, where=used[of_p:])
+            return jnp.all(r[:of_p] > 1, where=used[:of_p]) & jnp.all(r[of_p:] < -1, where=used[of_p:])
 
-        arguments = separated, theta, steps
-        theta = newton(look, *arguments) if loss.is_ratio else search(objective, *arguments)
+        if theta.size > MANY or not loss.is_ratio:
+            theta = search(objective, separated, theta, steps)
+        if loss.is_ratio:
+            theta = newton(look, separated, theta, steps)
         return theta, theta
 
     start = jnp.zeros(rows.shape[1], rows.dtype)
