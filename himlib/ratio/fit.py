@@ -155,13 +155,14 @@ def fit_ratio(
         A :class:`~himlib.networks.Network` of one x, such as :func:`classifier`. It is trained by Adam
         on four fifths of the draws; the parameters that are best on the rest are kept. Or a function
         that makes a vector of features of one x, such as :func:`quadratic`. Then r is linear in them
-        and an intercept, the problem is convex, and L-BFGS and Newton's method solve it on all draws,
-        without a penalty (and on four fifths, for the report alone). If features tell all draws apart, no
-        finite r is best: the fit is saturated, and the size of its r means nothing.
+        and an intercept, the problem is convex, and Newton's method solves it on all draws (with more than a
+        hundred features, from where L-BFGS comes to), without a penalty (and on four fifths, for the report
+        alone). If features tell all draws apart by a nat, no finite r is best: the fit is saturated, and the
+        size of its r means nothing.
     loss
         A name in :data:`himlib.losses.LOSSES` or a :class:`~himlib.losses.RatioLoss`.
     steps
-        Steps of Adam, or the most that L-BFGS and Newton's method may take together.
+        Steps of Adam, or the most that L-BFGS and Newton's method may take, each.
     batch_size
         Draws of each class in a minibatch of a network.
     learning_rate
