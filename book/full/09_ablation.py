@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
-from store import store
+from store import begun, store
 
 from himlib import (
     Data,
@@ -32,7 +32,6 @@ from himlib import (
     lfvi,
     ratio_network,
 )
-from himlib.book.results import load
 from himlib.diagnostics import verdict
 from himlib.random import normal
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
@@ -201,10 +200,7 @@ def by_hand(count, seed):
 
 
 def main():
-    try:
-        stored = load(NAME)
-    except ValueError:
-        stored = {"pieces": {}, "made": None}
+    stored = begun(NAME)
     pieces = stored["pieces"]
     work = {f"by hand, {count} {seed}": (by_hand, count, seed) for count in SIMULATED for seed in SEEDS}
     work |= {f"{row} {seed}": (run, row, seed) for row in ROWS for seed in SEEDS}

@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from store import store
+from store import begun, store
 
 from himlib import Data, FullRankNormal, HierarchicalImplicitModel, cosine_adam, fit, lfvi, ratio_network
 from himlib.abc import rejection
-from himlib.book.results import load
 from himlib.diagnostics import ranks, region_ranks
 from himlib.random import normal
 from himlib.simulators.jump_process import (
@@ -213,10 +212,7 @@ def calibration_of_abc(betas, series):
 
 
 def main():
-    try:
-        stored = load(NAME)
-    except ValueError:
-        stored = {"pieces": {}, "made": None}
+    stored = begun(NAME)
     pieces, earlier = stored["pieces"], stored["made"]
     betas, series = (np.asarray(array) for array in data_sets())
     work = {

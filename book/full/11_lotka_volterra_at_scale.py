@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
-from store import store
+from store import begun, store
 
 from himlib import Data, FullRankNormal, cosine_adam, fit, lfvi, ratio_network
-from himlib.book.results import load
 from himlib.many_data import solve_score, train_ratio
 from himlib.models import Frame
 from himlib.random import normal
@@ -258,10 +257,7 @@ def quadrature(seed, count, trained):
 
 
 def main():
-    try:
-        stored = load(NAME)
-    except ValueError:
-        stored = {"pieces": {}, "made": None}
+    stored = begun(NAME)
     pieces, earlier, trained = stored["pieces"], stored["made"], {}
 
     def ready(seed):

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from scipy import optimize, stats
-from store import store
+from store import begun, store
 
 from himlib import Data, HierarchicalImplicitModel, cosine_adam, ratio_network
-from himlib.book.results import load
 from himlib.many_data import fit_locals, solve_score, train_ratio
 from himlib.models import Frame
 
@@ -118,10 +117,7 @@ def one(seed, size):
 
 
 def main():
-    try:
-        stored = load(NAME)
-    except ValueError:
-        stored = {"pieces": {}, "made": None}
+    stored = begun(NAME)
     pieces, earlier = stored["pieces"], stored["made"]
     runs = [(size, seed) for size in (250_000, 1000) for seed in range(5)]
     for size, seed in [*runs, (1_000_000, 0)]:

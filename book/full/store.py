@@ -15,9 +15,17 @@ from typing import Any
 
 import jax
 
-from himlib.book.results import FOLDER
+from himlib.book.results import FOLDER, load
 
 BEGAN = time.monotonic()
+
+
+def begun(name: str) -> dict[str, Any]:
+    """Load what a run stored of its pieces, and how they were made; or nothing, to begin with."""
+    try:
+        return load(name)
+    except ValueError:
+        return {"pieces": {}, "made": None}
 
 
 def store(
