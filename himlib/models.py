@@ -385,7 +385,7 @@ def check_model(model: Any) -> None:
 def prior_terms(u, scale, *, model) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of the prior's log density in unconstrained coordinates, and minus its Hessian, per scale."""
     with enable_x64(True):  # its curvature is 1 / sd^2, which single precision may not hold
-        terms = _prior_terms(np.float64(u), np.float64(scale), model=model.double)
+        terms = _prior_terms(np.asarray(u, np.float64), np.asarray(scale, np.float64), model=model.double)
         gradient, curvature = (np.asarray(term, np.float64) for term in terms)
         return gradient, curvature
 

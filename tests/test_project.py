@@ -121,6 +121,12 @@ def test_spelling():
     assert found(BRITISH, {"a": "colour and normalise; optimistic colors"}) == ["a: colour", "a: normalise"]
 
 
+def test_no_array_becomes_a_number():
+    """np.float64 of an array of one number is that number, without axes, in NumPy 2.0."""
+    found = [name for name, text in TRACKED.items() if name.startswith("himlib/") and "np.float64(" in text]
+    assert not found
+
+
 def test_files_are_where_links_say():
     for name in ("README.md", "CONTRIBUTING.md"):
         targets = re.findall(r"\]\((?!http)([^)#]+)", TRACKED[name])

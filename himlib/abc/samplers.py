@@ -204,8 +204,8 @@ def mcmc(
         run.interrupted = True
     u, distances = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), joined(pieces))
     acceptance = np.mean(np.concatenate(moves)) if moves else 0.0
-    # In double precision, since it squares u.
-    ess = min(distances.size, effective_sample_size(np.float64(u)).min()) if acceptance else starts
+    double = np.asarray(u, np.float64)  # since it is squared
+    ess = min(distances.size, effective_sample_size(double).min()) if acceptance else starts
     u, distances = merged((u, distances))
     return run.result(_constrained(space, u), distances, tolerance, acceptance, ess, stuck=acceptance == 0)
 
@@ -333,8 +333,9 @@ def _importance(log_mixture, u, population, weights):
     # In the kernel's own coordinates and double precision, or close particles would round to one.
     means, factor = (np.asarray(part, np.float64) for part in population[:2])
     center = means.mean(0)
-    whitened, means = (u.dtype.type(np.linalg.solve(factor, (v - center).T).T) for v in (u, means))
-    log_w = np.float64(log_mixture(u, whitened, means, np.float32(np.log(np.maximum(weights, 1e-30)))))
+    whitened, means = (np.linalg.solve(factor, (v - center).T).T.astype(u.dtype) for v in (u, means))
+    log_weights = np.float32(np.log(np.maximum(weights, 1e-30)))
+    log_w = np.asarray(log_mixture(u, whitened, means, log_weights), np.float64)
     w = np.exp(log_w - log_w.max())
     return w / w.sum()
 

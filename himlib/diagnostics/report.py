@@ -349,7 +349,7 @@ def _second_classifier(key, model, algorithm, state, data, pairs=10_000, groups=
         seen[:held].reshape(shape),
         u[:held].reshape(shape),
     )
-    gap = np.float64(own - losses).ravel()
+    gap = np.asarray(own - losses, np.float64).ravel()
     return float(gap.mean()), float(gap.std() / held**0.5), squeezed
 
 
