@@ -1,7 +1,7 @@
 """A model and its data, looked at before anything runs: every entrance refuses the same in the same words."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
@@ -332,20 +332,24 @@ def _dependence(model, tree, rows, pair) -> list[bool]:
     parts, arguments = jax.tree.flatten((jax.eval_shape(lambda: noise), beta))
     simulator = model.simulate if model.generate is None else model.generate
 
-    def look(*arguments):
-        return simulator(*arguments) if pair else simulator(*arguments)[1]
+    def look(parts, rows):
+        made = simulator(*arguments.unflatten(parts), tree.unflatten(rows))
+        return made if pair else made[1]
+
+    return _depends(look, parts, rows)
+
+
+def _depends(function: Callable, parts: list, *others: Any) -> list[bool]:
+    """Find whether ``function(parts, *others)`` depends on each of the parts, by tracing it."""
 
     def depends(i):
         # JAX refuses out_axes=None for an output that depends on what it maps over: here this part alone.
-        def mapped(parts, rows):
-            axes = tuple(0 if j == i else None for j in range(len(parts)))
-            covariate = tree.unflatten(rows)
-            made = jax.vmap(lambda *parts: look(*arguments.unflatten(parts), covariate), axes, out_axes=None)
-            return made(*parts)
-
+        axes = [0 if j == i else None for j in range(len(parts))], *(None for _ in others)
         two = jax.ShapeDtypeStruct((2, *parts[i].shape), parts[i].dtype)
         try:
-            jax.eval_shape(mapped, [*parts[:i], two, *parts[i + 1 :]], rows)
+            jax.eval_shape(
+                jax.vmap(function, axes, out_axes=None), [*parts[:i], two, *parts[i + 1 :]], *others
+            )
         except ValueError as error:
             if "out_axes" not in str(error):
                 raise
@@ -353,3 +357,37 @@ def _dependence(model, tree, rows, pair) -> list[bool]:
         return False
 
     return [depends(i) for i in range(len(parts))]
+
+
+def check_seen(ratio: Any, params: Any, batch: Any, center: Any) -> None:
+    """Warn of a ratio network that sees no x, or, where there is no z, not all of beta.
+
+    Examples
+    --------
+    >>> from himlib import ratio_network
+    >>> x = jnp.arange(4.0)
+    >>> network = ratio_network(lambda x, z, beta, covariate, center: x[None], hidden=(3,))
+    >>> params = network.init(jax.random.key(0), x, None, x, None, x)
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     check_seen(network, params, (x, None, x, None), x[0])
+    >>> print(caught[0].message)
+    ratio: r does not depend on beta: there q stays at the prior. Do the features leave it out?
+    """
+    rows = jax.tree.map(_struct, tuple(batch))
+
+    def unseen(i):
+        leaves, tree = jax.tree.flatten(rows[i])
+
+        def look(parts, params, rows, center):
+            return ratio.apply(params, *rows[:i], tree.unflatten(parts), *rows[i + 1 :], center)
+
+        return tree.unflatten([not seen for seen in _depends(look, leaves, params, rows, center)])
+
+    if all(jax.tree.leaves(unseen(0))):
+        rest = "data say nothing. Do the features leave it out?"
+        warnings.warn(f"ratio: r does not depend on x: {rest}", stacklevel=3)
+    if rows[1] is None:
+        paths = jax.tree_util.tree_flatten_with_path(unseen(2))[0]
+        if names := ["beta" + jax.tree_util.keystr(path) for path, hidden in paths if hidden]:
+            rest = "there q stays at the prior. Do the features leave it out?"
+            warnings.warn(f"ratio: r does not depend on {', '.join(names)}: {rest}", stacklevel=3)

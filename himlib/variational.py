@@ -20,7 +20,15 @@ import optax
 
 from himlib._checks import check_ratio
 from himlib._options import check_family, check_optimizers, check_options, check_sizes
-from himlib._problem import check_draws, check_local, check_measured, check_problem, measure, noted
+from himlib._problem import (
+    check_draws,
+    check_local,
+    check_measured,
+    check_problem,
+    check_seen,
+    measure,
+    noted,
+)
 from himlib.base import Algorithm, Info, State, check_state, norm
 from himlib.families import Family, LocalFamily
 from himlib.losses import RatioLoss, get_loss
@@ -85,6 +93,7 @@ def start_ratio(key: jax.Array, ratio: Network, batch: tuple | list, center: Any
     with noted("Raised in the ratio network, a function of one datum's (x, z, beta, covariate, center)."):
         params = ratio.init(key, *batch, centers)
     check_ratio(jax.eval_shape(jax.vmap(ratio.apply, OVER_ROWS), params, *batch, center).shape)
+    check_seen(ratio, params, batch, center)
     return params
 
 
@@ -173,6 +182,11 @@ def lfvi(
     ValueError
         If an option is unknown or out of range; in ``init``, if data and simulator do not agree, or x
         depends on neither key nor noise, or not on beta.
+
+    Warns
+    -----
+    UserWarning
+        In ``init``, if r sees no x or not all of beta, whose posterior would stay the prior.
 
     Notes
     -----

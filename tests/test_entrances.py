@@ -274,6 +274,38 @@ def test_a_parameter_without_influence_is_named():
         check_problem(nuisance, DATA)
 
 
+TWO = model(lambda noise, beta, c: (None, beta["a"] + noise * jnp.exp(beta["b"])), {"a": NORMAL, "b": NORMAL})
+ENTRANCES_OF_R = {
+    "lfvi": lambda network: lfvi(TWO, MeanFieldNormal(), network, **SGD).init(KEY, DATA),
+    "train_ratio": lambda network: train_ratio(
+        KEY, TWO, network, DATA, TWO.space.frame, optax.sgd(0.1), steps=1, batch_size=8
+    ),
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES_OF_R.values(), ids=ENTRANCES_OF_R)
+@pytest.mark.parametrize(
+    ("features", "unseen"),
+    [
+        (lambda x, z, beta, c, center: jnp.stack([x, x**2]), r"beta\['a'\], beta\['b'\]: there q stays at"),
+        (
+            lambda x, z, beta, c, center: jnp.stack([x, beta["a"]]),
+            r"on beta\['b'\]: there q stays at the prior",
+        ),
+        (lambda x, z, beta, c, center: jnp.stack([beta["a"], beta["b"]]), "r does not depend on x: data say"),
+        (lambda x, z, beta, c, center: jnp.stack([x - beta["a"], beta["b"]]), None),
+    ],
+    ids=["all of beta", "some of beta", "x", "nothing"],
+)
+def test_what_a_ratio_network_does_not_see_is_named(entrance, features, unseen):
+    network = ratio_network(features, (4,))
+    if unseen is None:
+        entrance(network)
+    else:
+        with pytest.warns(UserWarning, match=unseen):
+            entrance(network)
+
+
 def test_other_errors_are_not_taken_for_dependence():
     """A ValueError of the simulator's own, which it raises where only its noise is mapped over."""
 
