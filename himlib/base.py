@@ -97,7 +97,7 @@ class Algorithm(NamedTuple):
     Attributes
     ----------
     init
-        ``init(key, data) -> State``
+        ``init(key, data) -> State``; of ``lfvi`` also ``init(key, data, frame)``: where to begin.
     step
         ``step(key, state, data) -> (State, Info)``: ``ratio_steps`` steps of r, then one of q.
     refine

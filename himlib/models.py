@@ -356,6 +356,19 @@ class HierarchicalImplicitModel:
         return total
 
 
+def check_frame(frame: Any, size: int) -> Frame:
+    """Return the frame in arrays, if it is one of so many coordinates."""
+    if not isinstance(frame, Frame):
+        raise TypeError(f"frame: expected a Frame of location and scale, got {type(frame).__name__}.")
+    frame = Frame(*(np.asarray(values, np.float64) for values in frame))
+    if not (frame.location.shape == frame.scale.shape == (size,)):
+        shapes = f"got {frame.location.shape} and {frame.scale.shape}"
+        raise ValueError(f"frame: expected location and scale of shape ({size},), {shapes}.")
+    if not (np.isfinite(frame.location).all() and np.all((frame.scale > 0) & np.isfinite(frame.scale))):
+        raise ValueError("frame: expected finite locations and positive scales.")
+    return frame
+
+
 def propose(key: jax.Array, frame: Frame, size: int) -> Any:
     """Draw u from the normal of a frame's location and scale, (size, d)."""
     return frame.location + frame.scale * normal(key, (size, len(frame.location)))

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from himlib._checkpoints import Checkpoint, fingerprint_data
 from himlib._checks import check_counts
 from himlib.base import Algorithm, Info, State, check_state
+from himlib.models import Frame
 from himlib.random import check_key
 
 __all__ = ["Outcome", "Result", "cosine_adam", "fit", "fit_seeds"]
@@ -206,6 +207,7 @@ def fit(
     chunk: int = 100,
     progress: bool = True,
     checkpoint: str | Path | None = None,
+    frame: Frame | None = None,
     state: State | None = None,
 ) -> Result:
     """Run LFVI for a number of rounds, each of a number of steps.
@@ -237,6 +239,11 @@ def fit(
         model, settings, steps and chunk must be the same (and the version of JAX, whose programs differ);
         there may be more rounds. Beside it lies the history, a second file of the same name and
         ``.history``; the two belong together.
+    frame
+        Location and scale, in unconstrained coordinates, of the first proposal and of q before its first
+        step; None takes the prior's. Narrow frames at several places find several modes. Where the reference
+        does not move with the proposal, as ``reference="empirical"`` or a function of yours, exp(elbo)
+        weighs them, up to the errors of r, which add up over the data.
     state
         Go on from this state of another run of the algorithm, such as ``result.state``, in place of a
         new one: its optimizers and its proposal go on as well, and steps and rounds count from there.
@@ -251,7 +258,8 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        If a key is old-style, a count is no positive integer, or checkpoint or state are of another run.
+        If a key is old-style, a count is no positive integer, frame does not fit the model, or
+        checkpoint or state are of another run.
 
     Examples
     --------
@@ -278,7 +286,9 @@ def fit(
         raise TypeError(f"algorithm: expected what himlib.lfvi returns, got {type(algorithm).__name__}.")
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
         raise ValueError(f"checkpoint: the directory {Path(checkpoint).parent} does not exist.")
-    first = algorithm.init(k_init, data)
+    if frame is not None and (state is not None or algorithm.proposal is None):
+        raise ValueError("frame: a state has its own, and only lfvi proposes beta; pass frame=None.")
+    first = algorithm.init(k_init, data) if frame is None else algorithm.init(k_init, data, frame)
     prior = first.frame
     first = _hold(first, wait * steps) if state is None else _check_alike(state, first)
     if rounds > 1:  # refuse now what could not be refined after the first round

@@ -32,7 +32,7 @@ from himlib._problem import (
 from himlib.base import Algorithm, Info, State, check_state, norm
 from himlib.families import Family, LocalFamily
 from himlib.losses import RatioLoss, get_loss
-from himlib.models import Frame, HierarchicalImplicitModel, antithetic, propose
+from himlib.models import Frame, HierarchicalImplicitModel, antithetic, check_frame, propose
 from himlib.networks import Network
 from himlib.random import check_key, draw_rows, row_numbers
 
@@ -416,7 +416,7 @@ def lfvi(
         check_draws(z, jax.eval_shape(local.sample, params, k_local, x, beta, data.covariate))
         return params
 
-    def init(key, data):
+    def init(key, data, frame=None):
         k_local, k_restart = jax.random.split(check_key(key))
         check_local(check_problem(model, data, batch_size=batch_size, least=None), local)
         params = {"beta": posterior.init(space.size)}
@@ -424,7 +424,8 @@ def lfvi(
             params["z"] = start_local(k_local, data)
         count = jnp.zeros(3, jnp.int32)
         wait = count[1:] if proposal == "round" else None  # an r that follows q learns where q is
-        state = State(None, params, None, None, space.frame, count[0], wait, jnp.zeros(3))
+        frame = space.frame if frame is None else jax.tree.map(jnp.asarray, check_frame(frame, space.size))
+        state = State(None, params, None, None, frame, count[0], wait, jnp.zeros(3))
         state, measured = restart(k_restart, state, data)
         check_measured(measured)
         return state

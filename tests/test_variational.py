@@ -1,6 +1,7 @@
 """The algorithm against closed forms, with the exact ratio in place of a network wherever possible."""
 
 from functools import cache, partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from himlib import (
     lfvi,
     ratio_network,
 )
-from himlib.models import Space
+from himlib.models import Frame, Space
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(17)
@@ -542,3 +543,75 @@ def test_point_mass_is_the_mode_in_beta_and_not_in_u():
     slope = jax.jit(jax.grad(lambda q: algorithm.elbo(KEY, state._replace(posterior=q), DATA)))(q)
     beta = space.constrain(space.frame.location)
     np.testing.assert_allclose(slope["beta"]["location"], -beta * space.frame.scale, rtol=1e-5)
+
+
+class TestFrame:
+    PRIOR: ClassVar = {"a": dist.Normal(3.0, 2.0), "b": dist.LogNormal(0.0, 1.0)}
+    MODEL = HierarchicalImplicitModel(
+        PRIOR, generate=lambda e, b, c: (None, b["a"] + b["b"] * e), noise_shape=()
+    )
+
+    def test_two_frames_find_two_modes_and_their_weights(self):
+        model = HierarchicalImplicitModel(
+            dist.Normal(0.0, 1.0), generate=lambda e, b, c: (None, b**2 + 0.1 * b + e), noise_shape=()
+        )
+        algorithm = lfvi(
+            model, MeanFieldNormal(), reference="empirical", ratio_optimizer=cosine_adam(1e-2, 800),
+            ratio=ratio_network(lambda x, z, b, c, m: jnp.stack([x, b, b * b, x * b * b, x * b]), (32,)),
+            posterior_optimizer=cosine_adam(3e-2, 800),
+        )  # fmt: skip
+        grid = np.linspace(-4, 4, 4001)
+        for seed in range(3):
+            x = 1.1 + np.random.default_rng(seed).normal(size=30)
+            data = Data(jnp.asarray(x, jnp.float32))
+            log_p = -(grid**2) / 2 - ((x[:, None] - grid**2 - 0.1 * grid) ** 2).sum(0) / 2
+            p = np.exp(log_p - log_p.max())
+            objectives, masses = [], []
+            for sign in (1, -1):
+                mode = np.where(sign * grid > 0, p, 0)
+                mean = np.average(grid, weights=mode)
+                sd = np.sqrt(np.average((grid - mean) ** 2, weights=mode))
+                frame = Frame(np.array([0.8 * sign]), np.array([0.4]))
+                run = fit(jax.random.key(seed), algorithm, data, 800, rounds=2, frame=frame, progress=False)
+                location, scale = algorithm.moments(run.state)[:, 0]
+                assert abs(location - mean) < 0.4 * sd and 0.8 < scale / sd < 1.2
+                elbo = jax.vmap(algorithm.elbo, (0, None, None))(jax.random.split(KEY, 50), run.state, data)
+                objectives.append(elbo.mean())
+                masses.append(mode.sum())
+            assert abs(objectives[0] - objectives[1] - np.log(masses[0] / masses[1])) < 1
+
+    def test_is_where_q_and_its_proposal_begin(self):
+        algorithm, frame = small(self.MODEL), Frame(np.array([1.0, 0.5]), np.array([0.3, 0.1]))
+        state = algorithm.init(KEY, DATA, frame)
+        for moments in (algorithm.moments(state), algorithm.proposal(state)):
+            np.testing.assert_allclose(moments, frame, rtol=1e-6)
+        _, _, beta, *_ = algorithm.contrast(KEY, state, DATA)
+        assert abs(beta["a"].mean() - 1) < 0.05 and abs(np.log(beta["b"]).std() - 0.1) < 0.02
+        default = algorithm.moments(algorithm.init(KEY, DATA))
+        np.testing.assert_allclose(default, self.MODEL.space.frame, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("frame", "error"),
+        [
+            (Frame(np.zeros(3), np.ones(3)), ValueError),
+            (Frame(np.zeros(2), np.array([1.0, 0.0])), ValueError),
+            (Frame(np.array([np.nan, 0.0]), np.ones(2)), ValueError),
+            (1.0, TypeError),
+        ],
+        ids=["size", "no width", "nan", "a number"],
+    )
+    def test_refused(self, frame, error):
+        with pytest.raises(error, match="frame"):
+            fit(KEY, small(self.MODEL), DATA, 20, frame=frame, progress=False)
+
+    def test_beside_a_state(self):
+        algorithm, frame = small(self.MODEL), self.MODEL.space.frame
+        with pytest.raises(ValueError, match="frame: a state has its own"):
+            fit(KEY, algorithm, DATA, 20, frame=frame, state=algorithm.init(KEY, DATA), progress=False)
+
+
+def small(model):
+    return lfvi(
+        model, MeanFieldNormal(), ratio_network(hidden=(4,)),
+        ratio_optimizer=optax.adam(1e-2), posterior_optimizer=optax.adam(1e-2),
+    )  # fmt: skip

@@ -38,7 +38,10 @@ DATA = Data(X)
 PRIOR = dist.Normal(0.0, 1.0)
 WITH_Z = ConjugateGaussian().model
 SGD = optax.sgd(0.1)
-NETWORK = Network(lambda key, *batch: {}, lambda params, x, z, beta, covariate, center: beta * jnp.sum(x))
+NETWORK = Network(
+    lambda key, *batch: {},
+    lambda params, x, z, beta, covariate, center: beta * sum(map(jnp.sum, jax.tree.leaves(x))),
+)
 
 
 def model(generate=lambda noise, beta, covariate: (None, beta + noise), noise_shape=(), prior=PRIOR):

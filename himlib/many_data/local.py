@@ -18,8 +18,7 @@ from himlib._problem import check_problem, noted
 from himlib.base import Data, check_data
 from himlib.diagnostics import rank_test
 from himlib.families import Family, MixtureOfNormals
-from himlib.many_data.ratio import check_frame
-from himlib.models import Frame, HierarchicalImplicitModel, check_model, propose
+from himlib.models import Frame, HierarchicalImplicitModel, check_frame, check_model, propose
 from himlib.networks import MLP, Standardize, check_hidden, pure, standardization
 from himlib.random import check_key, draw_rows
 from himlib.training import descend

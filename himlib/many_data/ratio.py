@@ -16,26 +16,13 @@ from himlib._options import check_network, check_optimizer
 from himlib._problem import check_forgotten, check_problem
 from himlib.base import Data
 from himlib.losses import LOSSES
-from himlib.models import Frame, HierarchicalImplicitModel, check_model
+from himlib.models import Frame, HierarchicalImplicitModel, check_frame, check_model
 from himlib.networks import Network
 from himlib.random import check_key
 from himlib.training import Outcome, descend, describe_simulated
 from himlib.variational import OVER_ROWS, contrast, start_ratio
 
 __all__ = ["train_ratio"]
-
-
-def check_frame(frame: Any, size: int) -> Frame:
-    """Return the frame in arrays, if it is one of so many coordinates."""
-    if not isinstance(frame, Frame):
-        raise TypeError(f"frame: expected a Frame of location and scale, got {type(frame).__name__}.")
-    frame = Frame(*(np.asarray(values, np.float64) for values in frame))
-    if not (frame.location.shape == frame.scale.shape == (size,)):
-        shapes = f"got {frame.location.shape} and {frame.scale.shape}"
-        raise ValueError(f"frame: expected location and scale of shape ({size},), {shapes}.")
-    if not (np.isfinite(frame.location).all() and np.all((frame.scale > 0) & np.isfinite(frame.scale))):
-        raise ValueError("frame: expected finite locations and positive scales.")
-    return frame
 
 
 def check_sharding(sharding: Any) -> None:

@@ -15,8 +15,8 @@ from himlib._checks import check_counts, check_ratio
 from himlib._problem import check_forgotten, check_problem
 from himlib.base import Data
 from himlib.many_data._sums import Chunks, Equation, canonical
-from himlib.many_data.ratio import check_frame, check_sharding
-from himlib.models import Frame, HierarchicalImplicitModel, check_model, prior_terms
+from himlib.many_data.ratio import check_sharding
+from himlib.models import Frame, HierarchicalImplicitModel, check_frame, check_model, prior_terms
 from himlib.random import check_key
 
 __all__ = ["Pass", "ScoreFit", "ScoreOutcome", "solve_score"]
