@@ -406,11 +406,11 @@ def lfvi(
         return state, (finite, measure(z, x)[1])
 
     @jax.jit
-    def start_local(key, data):
+    def start_local(key, frame, data):
         """Start q(z | x, beta) from a data set simulated at the first proposal."""
         assert local is not None
         k_beta, k_model, k_local = jax.random.split(key, 3)
-        beta = jax.vmap(space.constrain)(propose(k_beta, space.frame, jax.tree.leaves(data)[0].shape[0]))
+        beta = jax.vmap(space.constrain)(propose(k_beta, frame, jax.tree.leaves(data)[0].shape[0]))
         z, x = model.simulate_batch(k_model, beta, data.covariate)
         params = local.init(k_local, z, x, beta, data.covariate)
         check_draws(z, jax.eval_shape(local.sample, params, k_local, x, beta, data.covariate))
@@ -419,12 +419,12 @@ def lfvi(
     def init(key, data, frame=None):
         k_local, k_restart = jax.random.split(check_key(key))
         check_local(check_problem(model, data, batch_size=batch_size, least=None), local)
+        frame = space.frame if frame is None else jax.tree.map(jnp.asarray, check_frame(frame, space.size))
         params = {"beta": posterior.init(space.size)}
         if local is not None:
-            params["z"] = start_local(k_local, data)
+            params["z"] = start_local(k_local, frame, data)
         count = jnp.zeros(3, jnp.int32)
         wait = count[1:] if proposal == "round" else None  # an r that follows q learns where q is
-        frame = space.frame if frame is None else jax.tree.map(jnp.asarray, check_frame(frame, space.size))
         state = State(None, params, None, None, frame, count[0], wait, jnp.zeros(3))
         state, measured = restart(k_restart, state, data)
         check_measured(measured)

@@ -173,7 +173,7 @@ def _verdict(key, model, algorithm, data, draws, outcome: Outcome, state: State,
         f"{unlearned:.2f} nats. Take more steps of r, another network, or features that see more of x and "
         "beta.": unlearned > max(0.1, 4 * unlearned_error),
         f"MODES: r's posterior has another maximum {other:.0f} sds of q away, with a valley between. Start q "
-        "there too, or sample r's posterior; a normal q holds one mode.": other > 0,
+        "there too, by fit(frame=), or sample r's posterior; a normal q holds one mode.": other > 0,
         f"WIDE: q is about {width:.3g} times as wide as its r supports; it has not finished narrowing. "
         "Take more steps, or larger ones.": width > 1.25,
         f"NARROW: q is about {width:.3g} times as wide as its r supports. Propose beta more widely, take "
