@@ -1,4 +1,4 @@
-"""Code in solutions of chapters 0 to 7 runs, after what it needs of its chapter, and its assertions hold."""
+"""Code in solutions of Part I runs, after what it needs of its chapter, and its assertions hold."""
 
 import ast
 import contextlib
