@@ -393,7 +393,6 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, HierarchicalImplicitModel):
         raise TypeError(f"model: expected a HierarchicalImplicitModel, got {type(model).__name__}.")
-    _ = model.space  # before anything is traced: older JAX does not evaluate bijections meanwhile
 
 
 def prior_terms(u, scale, *, model) -> tuple[np.ndarray, np.ndarray]:

@@ -87,8 +87,8 @@ def test_simulator(copy):
     module, page, test, check = blocks("Add a simulator")
     (copy / "himlib/simulators/event_counts.py").write_text(module)
     door = copy / "himlib/simulators/__init__.py"
-    insert(door, "    grammar,\n", "    event_counts,\n")
-    insert(door, '    "grammar",\n', '    "event_counts",\n')
+    insert(door, "    genome,\n", "    event_counts,\n")
+    insert(door, '    "genome",\n', '    "event_counts",\n')
     (copy / "tests/test_event_counts.py").write_text(test)
     insert(copy / "book/api.md", ".. automodule:: himlib.simulators.conjugate\n", page + "\n")
     doctests, project = re.findall(r"(\d+) passed", run(copy, check))

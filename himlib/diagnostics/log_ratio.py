@@ -250,6 +250,7 @@ def score_test(
         )
     check_rows("beta and covariate", (beta, covariate), 20)
     log_ratio = log_ratio if isinstance(log_ratio, Partial) else Partial(log_ratio)
+    _ = model.space  # before anything is traced: older JAX does not evaluate bijections meanwhile
     result, finite = _score(key, log_ratio, model, beta, covariate)
     if finite < 1:
         raise ValueError(f"log_ratio: {1 - float(finite):.1%} of its gradients are not finite.")
