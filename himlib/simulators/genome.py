@@ -182,7 +182,7 @@ class Study(NamedTuple):
 
     @property
     def predictor(self) -> jax.Array:
-        """The index: all that moves the trait but its noise, shape (N,)."""
+        """The index, all that moves the trait but its noise, shape (N,)."""
         return self.standardized @ self.effects + self.confounding
 
 
