@@ -53,7 +53,7 @@ test: $(ready)  ## run every test: style, library, chapters, book, site
 	step "style" bash -c "$(bin)/ruff check --quiet . && $(bin)/ruff format --check --quiet . && $(bin)/mypy --no-error-summary"; \
 	step "library and project" env COVERAGE_CORE=sysmon $(call kept,tests) $(bin)/pytest -q -n $(workers) --dist worksteal --durations=25 --ignore=tests/test_site.py --doctest-modules $(counted) tests himlib; \
 	[ "$$(uname -m)" != x86_64 ] || step "as an older processor rounds" env XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 OPENBLAS_CORETYPE=Nehalem $(bin)/pytest -q -n $(workers) $(SENSITIVE:%=tests/test_%.py); \
-	step "chapters, executed and compared" env $(call kept,chapters) $(bin)/pytest -q --durations=10 -n $(workers) --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout 500 $$(ls -r $(filter-out book/template.ipynb,$(wildcard book/*.ipynb))); \
+	step "chapters, executed and compared" env $(call kept,chapters) $(bin)/pytest -q --durations=10 -n $(workers) --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout 800 $$(ls -r $(filter-out book/template.ipynb,$(wildcard book/*.ipynb))); \
 	step "book" $(MAKE) --no-print-directory book; \
 	step "site in a browser" $(bin)/pytest -q -rs -n 2 --dist worksteal tests/test_site.py; \
 	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }; \
