@@ -22,7 +22,9 @@ from nbgrader.api import Gradebook
 from nbgrader.utils import is_grade, is_solution
 
 SOURCES = {path.stem: path for path in sorted((course.HERE / "source").glob("*/*.ipynb"))}
-WRONG = {name: importlib.import_module(f"submissions.{name}").WRONG for name in SOURCES}
+SUBMISSIONS = {name: importlib.import_module(f"submissions.{name}") for name in SOURCES}
+WRONG = {name: module.WRONG for name, module in SUBMISSIONS.items()}
+RIGHT = {name: module.RIGHT for name, module in SUBMISSIONS.items()}
 
 
 def together(wrong: dict) -> dict:
@@ -140,6 +142,8 @@ def test_source(name):
     assert all("BEGIN HIDDEN TESTS" in cells[key].source for key in points)
     assert all("MARK SCHEME" in cell.source and key.startswith("essay_") for key, cell in essays.items())
     assert len(WRONG[name]) >= 4
+    answers = {key for key, cell in cells.items() if is_solution(cell) and not is_grade(cell)}
+    assert len(RIGHT[name]) == 2 and all(set(right) == answers for right in RIGHT[name].values())
     for replacements, deserved in WRONG[name].values():
         assert set(replacements) <= {key for key, cell in cells.items() if is_solution(cell)}
         assert deserved and all(0 <= mark < points[key] for key, mark in deserved.items())
@@ -180,6 +184,9 @@ def test_marks(built, tmp_path, name):
     full, expected, titles = automatic_points(source), {}, {}
     notebooks = {"solved": solve(released, source), "empty": read(released)}
     expected = {"solved": full, "empty": dict.fromkeys(full, 0)}
+    for case, replacements in RIGHT[name].items():
+        notebooks[case] = without_demonstrations(solve(released, source, replacements))
+        expected[case] = full
     for case, (title, replacements, deserved) in TOGETHER[name].items():
         notebooks[case] = without_demonstrations(solve(released, source, replacements))
         titles[case] = title

@@ -90,3 +90,114 @@ def calibration_slope(sum_of_r, x, c, beta):
         {"test_pair_correlation": 0},
     ),
 }
+
+
+RIGHT: dict[str, dict[str, str]] = {
+    "NumPy, precisions, and the bound of all data": {
+        "exact_answers": """
+TRUE_SD, GAUGE_SD = 0.8, 0.6
+
+
+def exact_posterior(x, c):
+    mean, variance = 0.0, 1.0
+    for reading, rain in zip(np.asarray(x, float), np.asarray(c, float), strict=True):
+        gain = variance * rain / (rain**2 * variance + 1)
+        mean, variance = mean + gain * (reading - rain * mean), variance * (1 - gain * rain)
+    return mean, np.sqrt(variance)
+
+
+def exact_local(x, beta, c):
+    precision = TRUE_SD**-2 + GAUGE_SD**-2
+    return (beta * c / TRUE_SD**2 + x / GAUGE_SD**2) / precision, precision**-0.5
+""",
+        "pair_correlation": """
+def pair_correlation(simulate, key, beta, c):
+    z, x = (np.asarray(v - beta * c, float) for v in simulate(key, beta, c))
+    return np.corrcoef(z, x)[0, 1]
+""",
+        "shuffle_change": """
+def shuffle_change(log_ratio, key, x, z, beta, c):
+    order = np.asarray(jax.random.permutation(key, len(c)))
+    change = np.asarray(log_ratio(x, z, beta, c[order])) - np.asarray(log_ratio(x, z, beta, c))
+    return np.linalg.norm(change) / len(change) ** 0.5
+""",
+        "calibration_slope": """
+def calibration_slope(sum_of_r, x, c, beta):
+    exact = [-((np.asarray(x, float) - float(b) * np.asarray(c, float)) ** 2).sum() / 2 for b in beta]
+    return np.polyfit(exact, np.asarray(sum_of_r, float), 1)[0]
+""",
+        "mended": """
+def pairs(key, beta, c):
+    noise = normal(key, (2, *c.shape))
+    z = beta * c + 0.8 * noise[0]
+    return z, z + 0.6 * noise[1]
+
+
+def written_out(x, z, beta, c):
+    mean = beta * c
+    terms = [1 + 0 * x, x, z, mean, x * x, z * z, mean * mean, x * z, x * mean, z * mean]
+    return jnp.stack(terms, axis=-1)
+
+
+def all_data(log_prior, log_q, r, size):
+    return log_prior - log_q + size * jnp.mean(r)
+
+
+mended = {**broken, "simulate": pairs, "features": written_out, "elbo": all_data}
+""",
+    },
+    "sums of squares, a rotation, and more features": {
+        "exact_answers": """
+TRUE_SD, GAUGE_SD = 0.8, 0.6
+
+
+def exact_posterior(x, c):
+    rows, right = jnp.append(c, 1.0)[:, None], jnp.append(x, 0.0)  # the prior is one datum more
+    mean = jnp.linalg.lstsq(rows, right)[0][0]
+    return mean, 1 / jnp.linalg.norm(rows)
+
+
+def exact_local(x, beta, c):
+    mean = 0.36 * beta * c + 0.64 * x
+    return mean, jnp.full(jnp.shape(mean), 0.48)
+""",
+        "pair_correlation": """
+def pair_correlation(simulate, key, beta, c):
+    z, x = simulate(key, beta, c)
+    u, v = z - beta * c, x - beta * c
+    u, v = u - u.mean(), v - v.mean()
+    return (u * v).sum() / jnp.sqrt((u**2).sum() * (v**2).sum())
+""",
+        "shuffle_change": """
+def shuffle_change(log_ratio, key, x, z, beta, c):
+    shift = jax.random.randint(key, (), 1, len(c))  # nobody keeps his own
+    change = log_ratio(x, z, beta, jnp.roll(c, shift)) - log_ratio(x, z, beta, c)
+    return jnp.mean(change**2) ** 0.5
+""",
+        "calibration_slope": """
+def calibration_slope(sum_of_r, x, c, beta):
+    exact = jax.vmap(lambda b: norm.logpdf(x - b * c).sum())(beta)
+    both = jnp.cov(exact, sum_of_r)
+    return both[0, 1] / both[0, 0]
+""",
+        "mended": """
+mended = dict(broken)
+
+
+def simulate_mended(key, beta, c):
+    k_change, k_gauge, _ = jax.random.split(key, 3)
+    z = true_change(k_change, beta, c)
+    return z, jnp.add(z, GAUGE_SD * normal(k_gauge, z.shape))
+
+
+def features_of_differences(x, z, beta, c):
+    u = jnp.stack([jnp.ones_like(x), x - beta * c, z - beta * c, beta * c], axis=-1)
+    return jnp.concatenate([u, u[..., 1:] ** 2, u[..., 1:] * jnp.roll(u[..., 1:], 1, axis=-1)], axis=-1)
+
+
+mended["simulate"] = simulate_mended
+mended["features"] = features_of_differences
+mended["elbo"] = lambda log_prior, log_q, r, size: (log_prior - log_q + r.sum() * (size / r.size)) / size
+""",
+    },
+}
