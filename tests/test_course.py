@@ -172,10 +172,39 @@ def test_release_gives_nothing_away(built, name):
     seen = {line.strip() for cell in read(released).cells for line in cell.source.split("\n")}
     assert len(hidden) > 40
     assert seen & (hidden - shown) == set()
-    assert shown <= seen
+    assert {line.replace("@main", f"@{course.checkout()}") for line in shown} <= seen
     assert [secret for secret in SECRETS if secret in released.read_text()] == []
     data = {path.name for path in SOURCES[name].parent.iterdir() if path.suffix != ".ipynb"}
     assert {path.name for path in released.parent.iterdir()} == data | {released.name}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_release_stands_alone(built, tmp_path, monkeypatch, name):
+    """On Colab a notebook comes alone: it brings its files, and installs the himlib that grades it."""
+    released = read(built / "students" / name / f"{name}.ipynb")
+    cells = graded(released)
+    revision = course.checkout()
+    assert re.fullmatch(r"main|[0-9a-f]{40}", revision)
+    assert f'git+{notebooks.repository_url()}@{revision}"' in cells["setup_install"].source
+    data = {path.name: path.read_text() for path in SOURCES[name].parent.iterdir() if path.suffix != ".ipynb"}
+    assert ("setup_data" in cells) == bool(data)
+    monkeypatch.chdir(tmp_path)
+    for own in (False, True):  # what a student put there stays
+        for file in data if own else ():
+            Path(file).write_text("own")
+        exec(cells["setup_data"].source if data else "", {})
+        for file, text in data.items():
+            assert Path(file).read_text() == ("own" if own else text)
+
+
+def test_one_setting_says_which_himlib(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(SOURCES["1_abc"].parent, source / "1_abc")
+    course.stand_alone(source, "1_abc", "v1.0")
+    assert (
+        '@v1.0"'
+        in graded(nbformat.read(source / "1_abc" / "1_abc.ipynb", as_version=4))["setup_install"].source
+    )
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -650,6 +679,36 @@ def test_dates_lists_and_platforms(tiny, tmp_path, capsys):
     assert [line.split(",")[2] for line in table.read_text().splitlines()] == ["tiny", "7", "3", ""]
     (teacher / "course.toml").write_text("")
     (teacher / "students.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("path", "student", "file"),
+    [
+        ("Ada Lovelace_11194447_assignsubmission_file_/1_abc.ipynb", "Ada Lovelace_11194447", "1_abc.ipynb"),
+        (
+            "LOVELACE,ADA-2018_61_assignsubmission_file_/w 1/1_abc.ipynb",
+            "LOVELACE,ADA-2018_61",
+            "w 1/1_abc.ipynb",
+        ),
+        ("Lab 2/Group A-Ada (A)_14_assignsubmission_file_/a_1_b.csv", "Group A-Ada (A)_14", "a_1_b.csv"),
+        ("Ada Lovelace_11_assignsubmission_file_1_abc.ipynb", "Ada Lovelace_11", "1_abc.ipynb"),
+        ("Participant_11_assignsubmission_file_/1_abc.ipynb", "Participant_11", "1_abc.ipynb"),
+        ("lovelaceada_340934_208490284_1_abc.ipynb", "lovelaceada_340934", "1_abc.ipynb"),
+        ("lovelaceada_LATE_340934_208490284_1_abc-2.ipynb", "lovelaceada_340934", "1_abc.ipynb"),
+        ("lovelaceada_340934_208490284_waiting_times-1.csv", "lovelaceada_340934", "waiting_times.csv"),
+        ("lovelaceada_340934_208490284_Project 4.4 (1).ipynb", "lovelaceada_340934", "Project 4.4 (1).ipynb"),
+        ("submissions/lovelaceada_340934_208490284_part-2.py", "lovelaceada_340934", "part-2.py"),
+        ("Ada Lovelace_11_assignsubmission_onlinetext_/onlinetext.html", None, None),
+        ("notes.txt", None, None),
+    ],
+)
+def test_names_in_the_zips_of_platforms(tmp_path, path, student, file):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr(path, "1")
+    course.exchange.unpack(tmp_path / "all.zip", "1_abc", tmp_path / "in")
+    taken = {str(one.relative_to(tmp_path / "in")) for one in (tmp_path / "in").rglob("*") if one.is_file()}
+    there = {f"{student}/1_abc/{file}", str(Path(f"{student}/1_abc/{file}").parent / "timestamp.txt")}
+    assert taken == (there if student else set())
 
 
 LONG = """

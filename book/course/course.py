@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -131,6 +132,40 @@ def generate(teacher: Path, name: str) -> None:
         book.db.commit()
 
 
+def checkout() -> str:
+    """The commit of the checkout that grades, or main where there is none."""
+    command = ["git", "-C", str(Path(himlib.__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found = ""
+    return found or "main"
+
+
+BESIDE = """from pathlib import Path
+
+for name, text in {files}.items():
+    if not Path(name).exists():  # as on Colab, where the notebook comes alone
+        Path(name).write_text(text)"""
+
+
+def stand_alone(folder: Path, name: str, revision: str) -> None:
+    """Let a notebook install the himlib that grades it, and bring its files along."""
+    notebook = read(folder, name)
+    for place, cell in enumerate(notebook.cells):
+        if grading.grade_id(cell) != "setup_install":
+            continue
+        cell.source = cell.source.replace("@main", f"@{revision}")
+        beside = {path.name: path.read_text() for path in files(folder / name) if path.suffix != ".ipynb"}
+        if beside:
+            about = cell.metadata.nbgrader | {"grade_id": "setup_data"}
+            code = BESIDE.format(files=json.dumps(beside, indent=4))
+            new = nbformat.v4.new_code_cell(code, id="setup_data", metadata={"nbgrader": about})
+            notebook.cells.insert(place + 1, new)
+        break
+    nbformat.write(notebook, folder / name / f"{name}.ipynb")
+
+
 def build(source: Path = HERE / "source", target: Path = BUILT) -> None:
     """Make everything beside what is there, and then put it in its place."""
     teacher = target / "teacher"
@@ -143,7 +178,9 @@ def build(source: Path = HERE / "source", target: Path = BUILT) -> None:
         if (teacher / "gradebook.db").exists():
             shutil.copy(teacher / "gradebook.db", new)
         names, pages = sorted(path.name for path in (new / "source").iterdir()), ["# Rubrics"]
+        revision = settings(teacher).get("himlib") or checkout()
         for name in names:
+            stand_alone(new / "source", name, revision)
             generate(new, name)
             pages.append(f"# {name}\n\n{rubrics(read(new / 'source', name))}")
         (new / "rubrics.md").write_text("\n\n".join(pages) + "\n")
@@ -158,6 +195,7 @@ def build(source: Path = HERE / "source", target: Path = BUILT) -> None:
     print(f"{len(names)} assignments: {', '.join(names)}\n")
     print(f"For students: {target / 'students'}")
     print("  Give out one folder at a time. It is complete: a notebook, and its data if it has any.")
+    print(f"  Where himlib is missing, it installs it at {revision}.")
     print(f"For you: {teacher}")
     print("  Solutions (source), rubrics.md, and all that grading needs. Keep it to yourself.")
     print("To grade: put hand-ins into FOLDER/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, and then")

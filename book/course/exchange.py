@@ -15,23 +15,45 @@ import nbformat
 LARGEST = 50_000_000  # bytes of one file in a zip
 
 
+MOODLE = re.compile(r"(.+?)_(\d+)_assignsubmission_file_?(.*)")
+CANVAS = re.compile(r"([^_]+)_(?:LATE_)?(\d+)_\d+_(.+)")
+
+
+def whose(parts: list[str], known: set[str]) -> tuple[str, PurePosixPath] | None:
+    """Student and file, from the parts of a path in a platform's zip."""
+    for place, part in enumerate(parts):
+        if match := MOODLE.fullmatch(part):
+            rest = [match[3], *parts[place + 1 :]]
+            break
+    else:
+        if not (match := CANVAS.fullmatch(parts[-1])):
+            return None
+        first = re.sub(r"-\d+(\.\w+)$", r"\1", match[3])  # handed in again, under the same name
+        rest = [first if first in known else match[3]]
+    student = re.sub(r'[<>&"/\\]', "", f"{match[1]}_{match[2]}").strip()
+    return (student, PurePosixPath(*rest)) if any(rest) else None
+
+
 def unpack(zip: Path, name: str, folder: Path) -> None:
     """Put the files of a platform's zip into FOLDER/STUDENT/NAME.
 
-    Moodle makes a folder for each student, `Ada Lovelace_123_assignsubmission_file`, and Canvas one file,
-    `lovelaceada_123_456_1_abc.ipynb`, with `_LATE` in it if it was. STUDENT is name and number.
+    Moodle makes a folder for each student, `Ada Lovelace_123_assignsubmission_file_`, with the student's own
+    folders in it, or puts this before the file's name where folders were not asked for. Canvas has one file,
+    `lovelaceada_123_456_1_abc.ipynb`, or `lovelaceada_LATE_123_456_1_abc-1.ipynb`: late, and the second of
+    this name. STUDENT is name and number.
     """
+    given = Path(__file__).parent / "source" / name
+    known = {f"{name}.ipynb", *(path.name for path in given.glob("*"))}
     with zipfile.ZipFile(zip) as archive:
         for item in archive.infolist():
             parts = [part for part in PurePosixPath(item.filename).parts if part not in ("..", "/")]
             if item.is_dir() or parts[-1].startswith(".") or "__MACOSX" in parts or item.file_size > LARGEST:
                 continue
-            fields = re.fullmatch(r"([^_]+)_(?:LATE_)?(\d+)(?:_(.*))?", parts[-2 if len(parts) > 1 else -1])
-            if not fields:
+            found = whose(parts, known)
+            if not found:
                 print(f"{item.filename}: not taken, as it does not say whose it is")
                 continue
-            student = re.sub(r'[<>&"/\\]', "", f"{fields[1]}_{fields[2]}").strip()
-            plain = parts[-1] if len(parts) > 1 else re.sub(r"^\d+_", "", fields[3] or parts[-1])
+            student, plain = found
             place = folder / student / name / plain
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(archive.read(item))
