@@ -20,10 +20,9 @@ def done(model, key, size, cause, outcome, low, high):
     {done}
 """
 
-SEEN = (
-    "people = model.sample(key, size)\n    a, y = (np.asarray(people[name]) for name in (cause, outcome))\n"
-)
-SEEN += "    return y[a == high].mean() - y[a == low].mean()"
+SEEN = "people = model.sample(key, size)\n"
+SEEN += "    pairs = list(zip(people[cause].tolist(), people[outcome].tolist(), strict=True))\n"
+SEEN += "    return np.mean([y for a, y in pairs if a == high]) - np.mean([y for a, y in pairs if a == low])"
 DONE = "up, down = (model.do(**{cause: at}).sample(key, size)[outcome] for at in (high, low))\n"
 DONE += "    return (up - down).mean()"
 
