@@ -81,8 +81,7 @@ def fails(name: str, wanted: str | None, keys: int, seconds: float, before: dict
         if cell.cell_type != "code":
             continue
         if cell not in tests:
-            if grading.grade_id(cell):  # others only show something
-                shell.run_cell(cell.source).raise_error()
+            shell.run_cell(cell.source).raise_error()
             continue
         exec(compile(cell.source, "<test>", "exec"), shell.user_ns)  # later cells read what it binds
         if cell not in chosen:
