@@ -1,6 +1,7 @@
 """The style of the figures, and what color-blind readers see of it."""
 
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -31,6 +32,8 @@ VISION = {
 LUMINANCE = [0.2126, 0.7152, 0.0722]
 # A thin line needs a contrast of 3 to 1 with white. These have less: for areas, dots and labeled lines.
 LIGHT = {"prey", "predator", "prior"}
+CSS = Path(__file__).parent.parent / "book" / "_static" / "book.css"
+DARK_PAGE = "#121212"  # the theme's
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +49,24 @@ def linear(color):
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
-def contrast_with_white(color):
+def contrast(color, page):
     """The ratio of the Web Content Accessibility Guidelines, from 1 to 21."""
-    return 1.05 / (linear(color) @ LUMINANCE + 0.05)
+    low, high = sorted(linear(which) @ LUMINANCE + 0.05 for which in (color, page))
+    return high / low
+
+
+def contrast_with_white(color):
+    return contrast(color, "white")
+
+
+def in_the_dark(color):
+    """What book.css makes of a figure's color on a dark page, by the matrices of CSS filters."""
+    gray = np.array([0.213, 0.715, 0.072])  # CSS rounds
+    turned = 2 * gray - np.eye(3)  # by 180 degrees, about gray
+    saturated = 1.5 * np.eye(3) - 0.5 * gray
+    inside_out = 1 - np.clip(1.02 * np.array(mpl.colors.to_rgb(color)), 0, 1)
+    filtered = np.clip(saturated @ np.clip(turned @ inside_out, 0, 1), 0, 1)
+    return 1 - (1 - filtered) * (1 - np.array(mpl.colors.to_rgb(DARK_PAGE)))
 
 
 def lab(rgb):
@@ -136,6 +154,34 @@ def test_lines_stand_out_from_white():
     cycle = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
     assert all(contrast_with_white(color) >= 3 for color in cycle)
     assert cycle[0] == COLORS["lfvi"] and set(cycle) <= set(COLORS.values())
+
+
+def test_dark_page_is_the_figures_own():
+    """A white ground becomes the page, black becomes white, each color is clearer than on white."""
+    assert "filter: brightness(1.02) invert(1) hue-rotate(180deg) saturate(1.5); mix-blend-mode: screen" in (
+        CSS.read_text()
+    )
+    np.testing.assert_allclose(in_the_dark("white"), mpl.colors.to_rgb(DARK_PAGE))
+    np.testing.assert_allclose(in_the_dark("black"), 1)
+    seen = {role: contrast(in_the_dark(color), DARK_PAGE) for role, color in COLORS.items()}
+    assert {role for role, ratio in seen.items() if ratio < 3} == {"prior"}  # for areas
+    assert all(seen[role] > min(contrast_with_white(COLORS[role]), 18) for role in COLORS)
+
+
+@pytest.mark.parametrize("kind", VISION)
+def test_colors_can_be_told_apart_in_the_dark(kind):
+    dark = [in_the_dark(color) for color in COLORS.values()]
+    assert closest([*dark, DARK_PAGE], kind) > 8
+
+
+def test_hues_stay_in_the_dark():
+    """Within a third of the way to the next hue that has a name."""
+    for role in ("lfvi", "paper", "data", "prey", "predator"):
+        first, second = (
+            mpl.colors.rgb_to_hsv(mpl.colors.to_rgb(color))[0]
+            for color in (COLORS[role], in_the_dark(COLORS[role]))
+        )
+        assert abs((first - second + 0.5) % 1 - 0.5) < 20 / 360, role
 
 
 def test_style_is_applied_and_can_be_applied_twice():

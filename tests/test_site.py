@@ -1,5 +1,6 @@
 """The built site, looked at in headless Chromium: `make book` first."""
 
+import io
 import os
 import re
 import shutil
@@ -11,9 +12,11 @@ from urllib.parse import urlsplit
 
 import axe_playwright_python
 import notebooks
+import numpy as np
 import pdf
 import pytest
 import yaml
+from PIL import Image
 from playwright.sync_api import TimeoutError, sync_playwright
 from serving import serving
 
@@ -303,6 +306,39 @@ def test_pictures_move_for_those_who_like_it(reader, site):
     reader.wait_for_function(
         "([slider, frame]) => slider.value != frame", arg=[slider.element_handle(), frame]
     )
+
+
+@pytest.mark.parametrize(
+    ("figure", "ground", "dark"),
+    [
+        ("fig-01-one-thing", "page", "screen"),
+        ("fig-01-folds", "its own", "normal"),  # bright and dark mean something in it
+        ("fig-01-cubic", "page", "screen"),
+    ],
+)
+def test_figures_belong_to_a_dark_page(reader, site, figure, ground, dark):
+    reader.goto(f"{site}/01_implicit_models.html")
+    reader.evaluate("check.settle()")
+    assert set_scheme(reader, "dark") == []
+    picture = reader.locator(f"#{figure} img")
+    style = "node => [getComputedStyle(node).mixBlendMode, getComputedStyle(node).filter]"
+    assert picture.evaluate(style)[0] == dark
+    shown = np.asarray(Image.open(io.BytesIO(picture.screenshot())).convert("RGB"))
+    colors, counts = np.unique(shown.reshape(-1, 3), axis=0, return_counts=True)
+    most = colors[counts.argmax()].tolist()  # its ground
+    page = reader.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (most == page) is (ground == "page")
+    assert page == [0x12] * 3  # as tests/test_plotting.py has it
+    reader.emulate_media(media="print")
+    assert picture.evaluate(style) == ["normal", "none"]
+
+
+def test_moving_pictures_belong_to_a_dark_page(reader, site):
+    reader.goto(f"{site}/03_approximate_bayesian_computation.html")
+    canvas = reader.locator("#fig-03-slab canvas")
+    canvas.wait_for()
+    assert set_scheme(reader, "dark") == []
+    assert canvas.evaluate("node => getComputedStyle(node).mixBlendMode") == "screen"
 
 
 def test_a_picture_opens_by_itself(reader, site):

@@ -2,7 +2,8 @@
 
 Each page gets a description for search engines and link previews; the site gets its front page at its own
 address, and a page for those who followed a broken link; the icons are loaded once; a picture that is too
-small for a phone opens by itself; a comma stays on the line of its formula.
+small for a phone opens by itself; one whose caption speaks of light and dark stays as drawn on a dark page; a
+comma stays on the line of its formula.
 """
 
 import re
@@ -21,6 +22,7 @@ ICONS = r'\s*<script src="[^"]*fontawesome[^"]*"></script>|\s*<link rel="preload
 
 # A moving picture has its own controls.
 PICTURE = r'(<figure[^>]*>\s*)(<img (?!alt="Animation)[^>]*src="([^"]*)"[^>]*>)'
+SHADES = r"\b(bright|brighter|dark|darker|darkest|light|lighter|pale|paler|white)\b"
 FORMULA = r'[(\[]*<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)\]]*'
 
 
@@ -48,6 +50,14 @@ def describe(app, name, template, context, doctree):
         context["metatags"] += f'<meta name="description" content="{text.replace(chr(34), "&quot;")}" />\n'
 
 
+def shade(app, doctree):
+    """A dark page turns figures inside out, but not those whose captions would then be wrong."""
+    for figure in doctree.findall(nodes.figure):
+        for image in figure.findall(nodes.image):
+            if re.search(SHADES, f"{figure.astext()} {image.get('alt')}", re.I):
+                image["classes"].append("as-drawn")
+
+
 def polish(app, name, template, context, doctree):
     if doctree:
         body = re.sub(PICTURE, r'\1<a href="\3">\2</a>', context["body"])
@@ -72,6 +82,7 @@ def finish(app, exception):
 
 
 def setup(app):
+    app.connect("doctree-read", shade)
     app.connect("html-page-context", describe, priority=400)  # before the preview tags are written
     app.connect("html-page-context", polish)
     app.connect("html-collect-pages", lost)
