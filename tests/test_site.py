@@ -341,6 +341,31 @@ def test_moving_pictures_belong_to_a_dark_page(reader, site):
     assert canvas.evaluate("node => getComputedStyle(node).mixBlendMode") == "screen"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_can_be_read_on_a_phone(reader, site, scheme):
+    """Text of 10.5 points in figures 8 inches wide has 10 pixels, and the keyboard reaches all of it."""
+    reader.set_viewport_size({"width": PHONE, "height": 844})
+    reader.goto(f"{site}/01_implicit_models.html")
+    reader.evaluate("check.settle()")
+    assert set_scheme(reader, scheme) == []
+    frame = reader.locator("#fig-01-one-thing > a")
+    width = frame.locator("img").evaluate("node => node.getBoundingClientRect().width")
+    assert width / (8 * 72) * 10.5 >= 10
+    assert frame.evaluate("node => node.getBoundingClientRect().width") == PHONE
+    frame.focus()
+    reader.keyboard.press("ArrowRight")
+    frame.evaluate_handle("node => new Promise(done => { node.onscroll = done; node.scrollLeft += 1; })")
+    assert frame.evaluate("node => node.scrollLeft") > 1
+    frame.evaluate("node => { node.blur(); node.scrollLeft = 0; }")
+    shown = np.asarray(Image.open(io.BytesIO(frame.screenshot())).convert("RGB"))
+    ground = shown[shown.shape[0] // 2, 2].tolist()  # left of the axes' labels
+    assert ground == reader.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )
+    reader.emulate_media(media="print")
+    assert frame.locator("img").evaluate("node => node.getBoundingClientRect().width") <= PHONE
+
+
 def test_a_picture_opens_by_itself(reader, site):
     reader.goto(f"{site}/01_implicit_models.html")
     picture = reader.locator("figure > a > img").first
