@@ -22,6 +22,7 @@ from himlib.few_simulations._coordinates import Coordinates, robust, squash
 from himlib.few_simulations._particles import attainable, ess_share, temper
 from himlib.few_simulations.external import collect, run_chunk
 from himlib.few_simulations.posterior import Seen, Simulated, draw
+from himlib.few_simulations.rounds import _variance
 from himlib.networks import ratio_network, separable_ratio
 
 SMALL = {"simulations": 1_000, "rounds": 2, "particles": 1_000, "progress": False}
@@ -228,6 +229,8 @@ def test_many_data_and_covariates():
     got = np.stack([run.beta["level"], run.beta["slope"]], 1)
     assert np.abs((got.mean(0) - mean) / sd).max() < 0.4
     assert np.all((got.std(0) / sd > 0.8) & (got.std(0) / sd < 1.25))
+    v = run._learned.newest  # many data are seen from three times as far as one
+    assert np.all(v.std(0) > 2 * run._draws.v.std(0)) and run._learned.widen == 9
 
 
 def test_particles_keep_near_what_was_simulated():
@@ -259,16 +262,29 @@ def test_what_the_particles_integrate_to(last):
 
 
 def test_what_simulations_bear():
-    """Draws of N(0, 1) for N(0, 1 / (1 + 2 p c)): as steep as leaves a fiftieth of them."""
+    """Draws of N(0, 1) for N(0, 1 / (1 + 2 p c)): as steep as leaves a fiftieth of them, or forty."""
     v = jax.random.normal(jax.random.key(0), (2_000,))
     none, ok = jnp.zeros(2_000), jnp.ones(2_000, bool)
     assert attainable(-(v**2), none, ok, 1.0) == 1.0
     steep = float(attainable(-1e4 * v**2, none, ok, 1.0))
     share = [float(ess_share(-power * 1e4 * v**2)) for power in (steep, steep / 0.8)]
     assert share[0] > 0.02 >= share[1]
+    many = jax.random.normal(jax.random.key(1), (20_000,))  # of more, forty will do
+    steep = float(attainable(-1e6 * many**2, jnp.zeros(20_000), jnp.ones(20_000, bool), 1.0))
+    worth = [20_000 * float(ess_share(-power * 1e6 * many**2)) for power in (steep, steep / 0.8)]
+    assert worth[0] > 40 >= worth[1]
     proposed = 0.05 * v  # drawn where exp(-200 v^2) sent them
     assert attainable(-1000 * proposed**2, 200 * proposed**2 - proposed**2 / 2, ok, 1.0) > 0.9
     assert attainable(jnp.where(v > 3, jnp.nan, -(v**2)), none, v < 3, 1.0) == 1.0  # what failed
+
+
+@pytest.mark.parametrize(("rows", "size"), [(2_000, 2), (6_000, 4), (30_000, 6)])
+def test_many_data_are_seen_from_as_far_as_leaves_a_thousand(rows, size):
+    variance = _variance(rows, size, 10)
+    v = np.random.default_rng(0).normal(size=(200_000, size)) * variance**0.5
+    worth = rows * float(ess_share(jnp.asarray((v**2).sum(1) * (1 / variance - 1) / 2, jnp.float32)))
+    assert 2 < variance < 9 and abs(worth - 1_000) < 50
+    assert _variance(rows, size, 9) == _variance(1_000, size, 10) == 2 and _variance(10**9, size, 10) == 9
 
 
 def two_moons_apart(noise, beta, covariate):

@@ -54,7 +54,7 @@ def test_posterior(run):
     errors, widths = off(run.beta, 1.0)
     assert run.outcome is RoundsOutcome.COMPLETED
     assert errors.max() < 0.25 and np.all((widths > 0.85) & (widths < 1.15))
-    assert 0.5 < run.agreement <= 1
+    assert 0.5 < run.agreement <= 1 and run._learned.widen == 2
 
 
 def test_log_prob_is_a_density(run):
@@ -194,6 +194,18 @@ def test_chance_in_the_last_round_is_blind_where_the_posterior_is_the_prior(run)
     assert judged(prior, np.log(128)) is RoundsOutcome.BLIND
     assert judged(narrow, np.log(128)) is RoundsOutcome.OVERFITTED
     assert judged(narrow, np.log(128) - 0.1) is RoundsOutcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("widen", "wider", "narrowing"), [(2, 2, False), (2, 4, True), (9, 4, False), (9, 8, True)]
+)
+def test_narrowing_is_less_than_half_of_what_was_foreseen(run, widen, wider, narrowing):
+    """Along one direction; sds of sqrt(2) and 3 are foreseen."""
+    v = run._draws.v
+    newest = v + (wider - 1) * (v - v.mean(0)) @ np.array([[0.5, 0.5], [0.5, 0.5]])
+    learned = run._learned._replace(newest=newest, widen=widen)
+    outcome = judge(learned, run._draws, 1.0, run.held_out[-1, 2], 1.0)
+    assert outcome is (RoundsOutcome.NARROWING if narrowing else RoundsOutcome.COMPLETED)
 
 
 def test_a_density_that_covers_the_draws(run):

@@ -7,7 +7,7 @@ from jax.scipy.special import logsumexp
 from himlib.random import normal
 
 STAGES, MOVES = 20, 10
-LEAST = 0.02  # what simulations have to be worth of their number for what comes next
+LEAST, SHARE = 40, 0.02  # what simulations have to be worth for what comes next, or what share of them
 
 
 def ess_share(log_weights: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ def next_power(r: jax.Array, power: jax.Array, last: jax.Array) -> jax.Array:
 
 @jax.jit
 def attainable(log_ratio: jax.Array, log_weights: jax.Array, ok: jax.Array, power: jax.Array) -> jax.Array:
-    """The power of exp(r), at most ``power``, at which what was simulated is worth LEAST of its number.
+    """The power of exp(r), at most ``power``, at which what was simulated is worth enough to go on from.
 
     Where r was learned from few and is summed over many data, more would lead astray. Rows have r, and the
     weight of the prior beside what they were drawn from; those that failed do not count.
@@ -39,7 +39,8 @@ def attainable(log_ratio: jax.Array, log_weights: jax.Array, ok: jax.Array, powe
 
     powers = power * 0.8 ** jnp.arange(24)
     shares = jax.vmap(lambda p: ess_share(jnp.where(ok, p * log_ratio + log_weights, -jnp.inf)))(powers)
-    return powers[jnp.where((shares > LEAST).any(), jnp.argmax(shares > LEAST), jnp.argmax(shares))]
+    enough = shares > min(SHARE, LEAST / ok.size)
+    return powers[jnp.where(enough.any(), jnp.argmax(enough), jnp.argmax(shares))]
 
 
 def resample(key: jax.Array, log_weights: jax.Array) -> jax.Array:

@@ -47,8 +47,8 @@ class RoundsOutcome(Enum):
         "a run with more simulations tells: it should give the same posterior."
     )
     NARROWING = (
-        "The posterior of the last round is less than a third as wide as what was simulated for it, in some "
-        "direction, so that few simulations fell where it is. Take more rounds."
+        "The posterior of the last round is less than half as wide as was foreseen when its simulations were "
+        "chosen, in some direction, so that few of them fell where it is. Take more rounds."
     )
     UNSETTLED = (
         "The r of the round before, with fewer simulations, has another posterior: its draws are worth less "
@@ -114,6 +114,7 @@ class Learned(NamedTuple):
     newest: np.ndarray  # v of the last round
     seen: Seen
     before: Seen | None  # of the round before
+    widen: float  # what a round has in mind to be wider than the posterior, as a variance
 
 
 class Draws(NamedTuple):
@@ -463,6 +464,7 @@ class Rounds:
             **{f"simulated_{name}": value for name, value in of.simulated._asdict().items()},
             **{f"draws_{name}": np.asarray(value) for name, value in self._draws._asdict().items()},
             newest=of.newest,
+            widen=of.widen,
             data=self._data,
             held_out=self.held_out,
             weights=self.weights,
@@ -540,7 +542,8 @@ def load_rounds(
         return tree.unflatten(leaves)
 
     before = seen("before") if "before_0" in stored else None
-    learned = Learned(where, networks, features, simulated, stored["newest"], seen("seen"), before)
+    newest, widen = stored["newest"], float(stored["widen"])
+    learned = Learned(where, networks, features, simulated, newest, seen("seen"), before, widen)
     draws = Draws(
         stored["draws_v"], stored["draws_r"], float(stored["draws_log_total"]), float(stored["draws_moved"])
     )
@@ -583,7 +586,7 @@ def judge(learned: Learned, draws: Draws, agreement: float, loss: float, total: 
     beyond = (draws.v < fine.min(0)) | (draws.v > fine.max(0))
     if beyond.any(1).mean() > 0.1:
         return RoundsOutcome.OUTSIDE
-    if least_width(learned.newest, draws.v) < 1 / 3:
+    if least_width(learned.newest, draws.v) * np.sqrt(learned.widen) < 1 / 2:
         return RoundsOutcome.NARROWING
     if agreement < 0.1:
         return RoundsOutcome.UNSETTLED

@@ -22,7 +22,7 @@ from himlib._checks import check_counts
 from himlib._problem import TRIALS, check_forgotten, check_prior, check_problem
 from himlib.base import Data, check_data
 from himlib.few_simulations._bank import Bank, pack, unpack
-from himlib.few_simulations._centering import fit_potential, none
+from himlib.few_simulations._centering import LEAST, fit_potential, none
 from himlib.few_simulations._classifiers import AMONG, mix, train
 from himlib.few_simulations._coordinates import REACH, Coordinates, coordinates, ravel, robust, squash
 from himlib.few_simulations.external import ExternalModel, collect, simulate_rows
@@ -47,6 +47,8 @@ from himlib.random import check_key
 __all__ = ["fit_rounds"]
 
 FEWEST = 20  # simulations of a round
+NEAR, FAR = 2.0, 9.0  # T
+WORTH = 1_000  # simulations
 
 _beta_features_of = jax.jit(beta_features, static_argnames="where")
 _squash = jax.jit(squash)
@@ -110,6 +112,18 @@ def _finite(x) -> np.ndarray:
     return np.all([np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in leaves], axis=0)
 
 
+def _variance(rows: int, size: int, number: int) -> float:
+    """T: as large as leaves rows of a round the worth of a thousand, where the posterior of many data is.
+
+    Of them each says little about beta within their posterior: what it says is learned from afar. Rows of
+    N(0, T I) are worth (2 T - 1)^(d / 2) / T^d of their number for N(0, I).
+    """
+    if number < LEAST:
+        return NEAR
+    share = min(WORTH / max(rows, 1), 1.0) ** (2 / size)
+    return float(np.clip((1 + np.sqrt(1 - share)) / share, NEAR, FAR))
+
+
 def _steps(total: int, last: bool) -> tuple[int, int]:
     """Steps of the joint and of the separable classifier, for so many simulations in all."""
     more = max(total / 10_000, 0.1)
@@ -130,7 +144,7 @@ def fit_rounds(
     features: Callable = ravel,
     classifiers: tuple[Network, Network] | None = None,
     particles: int = 10_000,
-    widen: float = 2.0,
+    widen: float | None = None,
     pairs: tuple[Any, ...] | None = None,
     start: Rounds | None = None,
     executor: Executor | None = None,
@@ -187,7 +201,9 @@ def fit_rounds(
     particles
         How many draws represent the posterior, at least 100. With N data each costs N times as much.
     widen
-        T, at least 1.
+        T, at least 1; by default 2 for fewer than ten data. Near the posterior of more of them, each says
+        little about beta, and r learns it from beta that are further apart: T is as large, up to 9, as leaves
+        a round the worth of 1,000 simulations there.
     pairs
         ``(beta, x)`` or ``(beta, x, covariate)``: pairs of the model that were simulated before, with leading
         axes, at any beta, which must reach where the posterior is. They come first, and are counted beside
@@ -256,6 +272,8 @@ def fit_rounds(
         raise ValueError(
             f"simulations: expected at least {FEWEST} for each of {rounds} rounds, got {simulations}."
         )
+    if widen is None:
+        widen = _variance(simulations // rounds, where.size, jax.tree.leaves(data)[0].shape[0])
     if not isinstance(widen, int | float) or not 1 <= widen < np.inf:
         raise ValueError(f"widen: expected a number of at least 1, got {widen!r}.")
     if executor is not None and not hasattr(executor, "submit"):
@@ -347,7 +365,7 @@ def fit_rounds(
                 power = bearable(newest, -told, ok[rows], seen, s_data, power, where, classifiers)
             simulated = Simulated(s[:at], v[:at], ok[:at])
             draws = draw(k_particles, seen, simulated, s_data, power, where, classifiers, particles)
-    learned = Learned(where, classifiers, features, simulated, newest, seen, previous)
+    learned = Learned(where, classifiers, features, simulated, newest, seen, previous, widen)
     return finish(learned, s_data, draws, np.array(held), np.array(weights), int((~ok).sum()), error)
 
 
