@@ -477,6 +477,34 @@ def test_a_likelihood_by_hand_is_found_again():
     np.testing.assert_allclose(found["sd_ratio"], of_the_ablation("by hand, 2000", "sd_ratio")[0], atol=0.01)
 
 
+# A ratio that is shown nothing but a transition.
+
+
+@pytest.mark.parametrize(
+    ("features", "simulations", "right"), [("changes", 150_000, 4), ("logarithms", 150_000, 2)]
+)
+def test_transitions_without_their_residual(features, simulations, right):
+    """Series of seeds that nothing was chosen on; what is far off says so."""
+    runs = of_transitions(features, simulations)
+    good = [
+        np.abs(run["error"]).max() <= 0.5 and min(run["sd_ratio"]) >= 0.85 and max(run["sd_ratio"]) <= 1.2
+        for run in runs
+    ]
+    assert len(runs) == 5 and sum(good) >= right
+    for run in runs:
+        assert np.abs(run["error"]).max() < 0.6 or run["outcome"] == "UNSETTLED"
+
+
+def test_a_fifth_of_the_transitions_is_too_few():
+    worst = [np.abs(run["error"]).max() for run in of_transitions("changes", 30_000)]
+    assert len(worst) == 5 and 0.5 < max(worst) < 1.5
+
+
+def of_transitions(features, simulations):
+    runs = results.load("09_transitions")["runs"]
+    return [run for run in runs if (run["features"], run["simulations"]) == (features, simulations)]
+
+
 # Settings of LFVI, one change at a time.
 
 

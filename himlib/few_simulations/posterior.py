@@ -464,7 +464,7 @@ class Rounds:
             **{f"simulated_{name}": value for name, value in of.simulated._asdict().items()},
             **{f"draws_{name}": np.asarray(value) for name, value in self._draws._asdict().items()},
             newest=of.newest,
-            widen=of.widen,
+            widen=np.asarray(of.widen),
             data=self._data,
             held_out=self.held_out,
             weights=self.weights,
