@@ -238,7 +238,7 @@ def test_other_right_solutions(built, tmp_path, name):
     text = SOURCES[name].read_text() + json.dumps(RIGHT[name])
     now, before = hashlib.sha256(text.encode()).hexdigest()[:12], json.loads(GRADED.read_text())
     if before.get(name) == now and "RECORD" not in os.environ:
-        return
+        pytest.skip("graded as they are; RECORD=1 grades them again")
     source, released = read(SOURCES[name]), built / "students" / name / f"{name}.ipynb"
     for case, replacements in RIGHT[name].items():
         hand_in(tmp_path, case, name, without_demonstrations(solve(released, source, replacements)))
