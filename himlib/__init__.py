@@ -7,6 +7,7 @@ from himlib.diagnostics import verdict
 from himlib.families import (
     FullRankNormal,
     ImplicitConditional,
+    MeanFieldMixture,
     MeanFieldNormal,
     MixtureOfNormals,
     PointMass,
@@ -30,6 +31,7 @@ __all__ = [
     "HierarchicalImplicitModel",
     "ImplicitConditional",
     "Info",
+    "MeanFieldMixture",
     "MeanFieldNormal",
     "MixtureOfNormals",
     "Network",

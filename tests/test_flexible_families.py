@@ -1,4 +1,4 @@
-"""SplineFlow and MixtureOfNormals: densities, draws, their gradients, fits, and LFVI of skewed posteriors."""
+"""SplineFlow and mixtures of normals: densities, draws and their gradients, fits, and LFVI beyond normals."""
 
 from functools import partial
 
@@ -14,6 +14,8 @@ from himlib import (
     Data,
     FullRankNormal,
     HierarchicalImplicitModel,
+    MeanFieldMixture,
+    MeanFieldNormal,
     MixtureOfNormals,
     Outcome,
     SplineFlow,
@@ -28,7 +30,11 @@ from himlib.models import Frame
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(3)
-FAMILIES = {"flow": SplineFlow(layers=3, hidden=(16,)), "mixture": MixtureOfNormals(components=3)}
+FAMILIES = {
+    "flow": SplineFlow(layers=3, hidden=(16,)),
+    "mixture": MixtureOfNormals(components=3),
+    "independent mixtures": MeanFieldMixture(components=2),
+}
 SIZES = (1, 2, 5)
 
 
@@ -132,6 +138,19 @@ def test_density_of_a_mixture_is_the_sum(size):
         covariance = np.float64(factor) @ np.float64(factor).T
         total += weight * stats.multivariate_normal(params["location"][k], covariance).pdf(v)
     np.testing.assert_allclose(log_prob(family)(params, v), np.log(total), rtol=1e-4, atol=1e-4)
+
+
+def test_independent_mixtures_are_mixtures_of_each_coordinate():
+    family, v = FAMILIES["independent mixtures"], 2 * jax.random.normal(KEY, (50, 3))
+    params = moved(family, 3)
+    alone = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(3)]
+    one = MixtureOfNormals(2)
+    total = sum(one.distribution(p).log_prob(v[:, i : i + 1]) for i, p in enumerate(alone))
+    np.testing.assert_allclose(log_prob(family)(params, v), total, rtol=1e-5, atol=1e-5)
+    moments = np.stack([one.moments(p) for p in alone], 1)[..., 0]
+    np.testing.assert_allclose(family.moments(params), moments, rtol=1e-6)
+    correlation = np.corrcoef(np.asarray(family.sample(params, KEY, 20_000)).T)
+    assert np.abs(correlation - np.eye(3)).max() < 4.5 / 20_000**0.5
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -356,6 +375,7 @@ def test_no_normal_fits_as_well(target):
     [
         (lambda: MixtureOfNormals(0), ValueError, "components: expected a positive integer, got 0"),
         (lambda: MixtureOfNormals(2.0), ValueError, "components: expected a positive integer, got 2.0"),
+        (lambda: MeanFieldMixture(0), ValueError, "components: expected a positive integer, got 0"),
         (lambda: SplineFlow(layers=0), ValueError, "layers: expected a positive integer, got 0"),
         (lambda: SplineFlow(hidden=32), TypeError, "hidden: expected a sequence of widths"),
         (lambda: SplineFlow(bins=1), ValueError, "bins: expected an integer of at least 2, got 1"),
@@ -433,3 +453,47 @@ def test_lfvi_of_a_mixture_keeps_two_modes():
     assert 0.25 < np.mean(beta[:, 0] > 0) < 0.75 and 0.85 < beta[:, 0].std() / sd[0] < 1.15
     normal, _ = infer(FullRankNormal(), x, 2e-2)
     assert normal[:, 0].std() < 0.4 * sd[0]  # it has one of them
+
+
+# Many coordinates of which few matter: x is around beta, which has a prior of a spike and a slab.
+
+SPREADS, SHARES = jnp.array([0.1, 2.0]), jnp.array([0.8, 0.2])
+SPIKE_AND_SLAB = HierarchicalImplicitModel(
+    dist.MixtureSameFamily(dist.Categorical(SHARES), dist.Normal(jnp.zeros((10, 2)), SPREADS)).to_event(1),
+    generate=lambda noise, beta, place: (None, beta[place] + noise),
+    noise_shape=(),
+)
+
+
+def exact_mixtures(x):
+    """Weights, means and sds of both normals of each posterior."""
+    shrink = SPREADS**2 / (1 + SPREADS**2)
+    log_weights = jnp.log(SHARES) + dist.Normal(0.0, (1 + SPREADS**2) ** 0.5).log_prob(x[:, None])
+    return map(
+        np.float64, (jax.nn.softmax(log_weights, 1), x[:, None] * shrink, shrink**0.5 + 0 * x[:, None])
+    )
+
+
+def test_lfvi_finds_the_few_that_matter():
+    """With three data sets, means were at most .1 sds off, and sds 7 %."""
+    x = jnp.array([0.1, -0.9, 1.4, 4.0, 0.3, -2.3, 0.8, -0.2, 2.7, -1.6])
+    weights, means, sds = exact_mixtures(x)
+    mean = (weights * means).sum(1)
+    sd = np.sqrt((weights * (sds**2 + means**2)).sum(1) - mean**2)
+    found = {}
+    for family in (MeanFieldMixture(), MeanFieldNormal()):
+        algorithm = lfvi(
+            SPIKE_AND_SLAB,
+            family,
+            ratio_network(lambda x, z, beta, place, center: jnp.stack([x, beta[place]]), hidden=(16,)),
+            ratio_optimizer=cosine_adam(1e-2, 2000),
+            posterior_optimizer=cosine_adam(2e-2, 2000),
+            ratio_batch=512,
+            posterior_samples=16,
+        )
+        result = fit(KEY, algorithm, Data(x, jnp.arange(10)), 2000, progress=False)
+        found[type(family)] = np.asarray(algorithm.sample(KEY, result.state, 20_000), np.float64)
+    beta = found[MeanFieldMixture]
+    assert np.all(np.abs(beta.mean(0) - mean) < 0.2 * sd) and np.all(np.abs(beta.std(0) / sd - 1) < 0.2)
+    normal = found[MeanFieldNormal]
+    assert (np.abs(normal.mean(0) - mean) / sd).max() > 0.4 and (normal.std(0) / sd).min() < 0.5
