@@ -105,6 +105,11 @@ window.check = {
       if (getComputedStyle(node).breakInside != "avoid") found.push(`figure split between pages: ${node.id}`);
     for (const node of document.querySelectorAll("main pre, main .math, main mjx-container"))
       if (shows(node) && node.scrollWidth > node.clientWidth + 1) found.push(`cut on paper: ${node.textContent.slice(0, 50)}`);
+    const edge = document.querySelector("article.bd-article")?.getBoundingClientRect().right;
+    for (const node of document.querySelectorAll("main table"))
+      if (node.getBoundingClientRect().right > edge + 1) found.push(`wider than paper: ${node.textContent.slice(0, 50)}`);
+    for (const node of document.querySelectorAll(".sd-tab-content"))
+      if (!shows(node)) found.push(`tab closed on paper: ${node.textContent.slice(0, 50)}`);
     return found;
   },
 

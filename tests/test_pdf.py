@@ -17,16 +17,24 @@ PAGES = {
 
 
 def test_links_lead_to_places_in_it():
-    page = pdf.single(PAGES, "<head></head>")
-    assert re.findall('href="(.*?)"', page) == [
-        "#course/b--goal",
-        "#a--top",
-        "api.html#name",
-        "https://example.org/#x",
-        "#a",
-    ]
+    page = pdf.single(PAGES, "<head></head>", {})
+    assert re.findall('href="(.*?)"', page) == ["#course/b--goal", "#a--top", "https://example.org/#x", "#a"]
+    assert "</a> names" in page  # which leads nowhere on paper
     assert re.findall('id="(.*?)"', page) == ["a", "a--top", "course/b", "course/b--goal"]
     assert 'src="dot.svg"' in page and not re.search("drag me|copy|<script", page)
+
+
+def test_contents_list_by_part_what_is_printed():
+    parts = {"Front": ["a"], "Course": ["course/b", "course/c"], "Back": ["api"]}
+    listed = pdf.contents(PAGES, parts)
+    assert re.findall("<p>(.*?)</p>", listed) == ["Front", "Course"]
+    assert re.findall('<a href="(.*?)">(.*?)</a><span data-page="(.*?)">', listed) == [
+        ("#a", "A", "a"),
+        ("#course/b", "B", "course/b"),
+    ]
+    assert pdf.contents(PAGES, {}) == ""
+    page = pdf.single(PAGES, "<head></head>", parts)
+    assert page.index('id="a"') < page.index("Contents") < page.index('id="course/b"')
 
 
 def test_left_out_are_pages_of_the_book():
@@ -43,7 +51,9 @@ def test_prints_what_it_joined(tmp_path, monkeypatch):
     script = "<script>MathJax = {startup: {promise: Promise.resolve()}}</script></head>"
     for name, html in PAGES.items():
         (tmp_path / f"{name}.html").write_text(html.replace("</head>", script))
-    pdf.main(tmp_path / "book.pdf", [*PAGES])
+    pdf.main(tmp_path / "book.pdf", [*PAGES], {"Course": ["course/b"]})
     printed = (tmp_path / "book.pdf").read_bytes()
-    assert printed.startswith(b"%PDF") and printed.count(b"/Type /Page\n") == 2
+    assert printed.startswith(b"%PDF") and printed.count(b"/Type /Page\n") == 3
+    assert pdf.numbers(printed, [*PAGES, "c"]) == {"a": 1, "course/b": 3}
+    assert b"/URI (file:" not in printed
     assert b"/Outlines" in printed and not (tmp_path / "together.html").exists()

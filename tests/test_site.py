@@ -485,6 +485,8 @@ def test_template_makes_a_good_page(browser, serve, tmp_path, monkeypatch):
         ("<figure>two halves</figure>", "figure split"),
         (f"<pre style='overflow: auto; width: 300px'>{'code ' * 99}</pre>", "cut on paper"),
         (f"<pre style='overflow: hidden; width: 300px'>{'code ' * 99}</pre>", "cut on a phone"),
+        (f"<article class='bd-article'><table><tr><td>{'wide' * 99}</table></article>", "wider than paper"),
+        ("<div class='sd-tab-content' style='display: none'>code</div>", "tab closed on paper"),
         ("<button style='height: 20px; width: 40px; padding: 0'>Play</button>", "small to touch, 40 by 20"),
         ("<button></button>", "button-name"),
     ],
