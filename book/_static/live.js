@@ -56,23 +56,34 @@ window.live = (() => {
     }
     return rows.map(row => row.slice(size));
   };
-  const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+  const dot = (a, b) => {
+    let sum = 0;
+    for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+    return sum;
+  };
 
   // Logistic regression by Newton's method: rows of features, labels 0 and 1. The inverse of the information is the
   // covariance of the weights; `separated` says that the classes are, so that no finite weights are best.
   const logistic = (rows, labels, steps = 25) => {
     const size = rows[0].length;
     const signed = weights => rows.map((row, n) => dot(row, weights) * (labels[n] ? 1 : -1));
-    const likelihood = weights => signed(weights).reduce((sum, r) => sum + Math.min(r, 0) - Math.log1p(Math.exp(-Math.abs(r))), 0);
+    const likelihood = weights => {
+      let sum = 0;
+      for (let n = 0; n < rows.length; n++) {
+        const r = dot(rows[n], weights) * (labels[n] ? 1 : -1);
+        sum += Math.min(r, 0) - Math.log1p(Math.exp(-Math.abs(r)));
+      }
+      return sum;
+    };
     const separated = () => signed(weights).every(r => r > 0);
     let weights = rows[0].map(() => 0), covariance = null;
     for (let step = 0; step < steps; step++) {
       const slope = weights.map(() => 0), information = weights.map(() => weights.map(() => 0));
       rows.forEach((row, n) => {
-        const chance = 1 / (1 + Math.exp(-dot(row, weights)));
+        const chance = 1 / (1 + Math.exp(-dot(row, weights))), spread = chance * (1 - chance);
         for (let i = 0; i < size; i++) {
           slope[i] += (labels[n] - chance) * row[i];
-          for (let j = 0; j <= i; j++) information[i][j] += chance * (1 - chance) * row[i] * row[j];
+          for (let j = 0; j <= i; j++) information[i][j] += spread * row[i] * row[j];
         }
       });
       for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) information[j][i] = information[i][j];

@@ -44,7 +44,10 @@
       for (const [from, to] of low < high ? [[-6, low], [high, 6]] : [[-6, 6]])
         ratio.band([from, to], [-15, -15], [15, 15], "prior", 0.25);
       if (covariance && !separated) {
-        const error = line.map(x => Math.sqrt(live.dot(features(x, degree), covariance.map(row => live.dot(row, features(x, degree))))));
+        const error = line.map(x => {
+          const all = features(x, degree);
+          return Math.sqrt(live.dot(all, covariance.map(row => live.dot(row, all))));
+        });
         ratio.band(line, found.map((r, k) => r - 2 * error[k]), found.map((r, k) => r + 2 * error[k]), "data", 0.3);
       }
       ratio.line(line.map(x => [x, distance * x]), "exact", {dash: "6 4"});
