@@ -28,22 +28,22 @@ PHONE = {"width": 390, "height": 800}
 # Of each slider, handle and button: milliseconds from an input until the frame with it is done.
 TIMES = """async () => {
   const times = {}, painted = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-  const measure = async (name, act) => {
+  const measure = async (name, turn, act) => {
     await painted();
     const began = performance.now();
     act();
     await painted();
-    (times[name] ??= []).push(performance.now() - began);
+    (times[`${name}, ${turn % 2}`] ??= []).push(performance.now() - began);
   };
   const box = document.querySelector(".live");
-  for (let turn = 0; turn < 7; turn++) {
+  for (let turn = 0; turn < 8; turn++) {
     for (const one of box.querySelectorAll("input"))
-      await measure(one.name, () => {
+      await measure(one.name, turn, () => {
         one.value = Number(one.min) + (Number(one.max) - Number(one.min)) * (turn % 2 ? 0.4 : 0.7);
         one.dispatchEvent(new Event("input"));
       });
     for (const one of box.querySelectorAll(".live-handle"))
-      await measure(one.dataset.handle + " dragged", () => {
+      await measure(one.dataset.handle + " dragged", turn, () => {
         const {left, top} = one.getBoundingClientRect(), move = turn % 2 ? -9 : 27;
         const place = {pointerId: 1, clientX: left + move, clientY: top + move};
         const event = kind => new PointerEvent(kind, place);
@@ -54,7 +54,7 @@ TIMES = """async () => {
         delete one.hasPointerCapture;
       });
     for (const one of box.querySelectorAll(".live-inputs button"))
-      await measure(one.textContent, () => one.click());
+      await measure(one.textContent, turn, () => one.click());
   }
   return times;
 }"""
@@ -227,7 +227,8 @@ def test_is_quick_on_a_slow_machine(open_figure, name):
         figure.page.evaluate(SHIFTS)
         session = figure.page.context.new_cdp_session(figure.page)
         session.send("Emulation.setCPUThrottlingRate", {"rate": 4})
-        slow = {one: np.median(times) for one, times in figure.page.evaluate(TIMES).items()}
+        times = figure.page.evaluate(TIMES)
+        slow = {one: min(all) for one, all in times.items()}  # other work on the machine only adds
         assert slow and max(slow.values()) < 100, slow
         session.send("Emulation.setCPUThrottlingRate", {"rate": 1})
         assert figure.page.evaluate("new Promise(done => setTimeout(() => done(window.shifts), 100))") == 0
