@@ -573,9 +573,8 @@ class MeanFieldMixture:
     A prior of a spike and a slab (George and McCulloch 1993) is a mixture of two normals, a narrow one and a
     wide one, and where data tell of each coordinate alone, so is its posterior: this family holds it, and
     the weight of the wide one is the probability that the coordinate matters. Draws are reparameterized as
-    those of :class:`MixtureOfNormals`, which each coordinate has one of. It starts with the mean and the sd
-    of N(0, I), by normals that are each twice as wide as the one before: from normals side by side, q lost
-    the wide one of some coordinates.
+    those of :class:`MixtureOfNormals`. It starts with the mean and the sd of N(0, I), by normals that are
+    each twice as wide as the one before: from normals side by side, q lost the wide one of some coordinates.
 
     Parameters
     ----------
@@ -608,40 +607,62 @@ class MeanFieldMixture:
     def __post_init__(self):
         check_counts(components=self.components)
 
-    @property
-    def _one(self) -> "MixtureOfNormals":
-        """The family of one coordinate."""
-        return MixtureOfNormals(self.components)
-
     def init(self, size: int) -> dict:
-        """Parameters near the standard normal: ``logits``, (d, K), ``location``, (d, K, 1), and ``tril``."""
+        """Parameters near N(0, I): ``logits``, ``location`` and ``log_scale``, each of shape (d, K)."""
         scales = 2.0 ** jnp.arange(self.components)
-        log_scales = jnp.log(scales / jnp.sqrt((scales**2).mean()))
-        return {
-            "logits": jnp.zeros((size, self.components)),
-            "location": jnp.zeros((size, self.components, 1)),
-            "tril": jnp.tile(log_scales[:, None, None], (size, 1, 1, 1)),
-        }
+        log_scale = jnp.log(scales / jnp.sqrt((scales**2).mean()))
+        zero = jnp.zeros((size, self.components))
+        return {"logits": zero, "location": zero, "log_scale": zero + log_scale}
 
     def sample(self, params: dict, key: jax.Array, size: int) -> jax.Array:
         """Draw v, reparameterized: an array of shape (size, d)."""
-        keys = jax.random.split(key, len(params["logits"]))
-        return jax.vmap(lambda one, key: self._one.sample(one, key, size)[:, 0], out_axes=1)(params, keys)
+        k_component, k_noise = jax.random.split(key)
+        shape = (size, len(params["logits"]))
+        mine = jax.random.categorical(k_component, params["logits"], shape=shape)[..., None]
+        location, log_scale = (
+            jnp.take_along_axis(params[name][None], mine, -1)[..., 0] for name in ("location", "log_scale")
+        )
+        v = location + jnp.exp(log_scale) * normal(k_noise, shape)
+        return _slid(params, jax.lax.stop_gradient(v))
 
     def distribution(self, params: dict) -> dist.Distribution:
         """Return q(v), a numpyro distribution with events of shape (d,)."""
-        normals = dist.Normal(params["location"][..., 0], jnp.exp(params["tril"][..., 0, 0]))
+        normals = dist.Normal(params["location"], jnp.exp(params["log_scale"]))
         return dist.MixtureSameFamily(dist.Categorical(logits=params["logits"]), normals).to_event(1)
 
     def moments(self, params: dict) -> tuple[jax.Array, jax.Array]:
         """Mean and sd of each coordinate of v: two arrays of shape (d,)."""
-        mean, sd = jax.vmap(self._one.moments)(params)
-        return mean[:, 0], sd[:, 0]
+        weights = jax.nn.softmax(params["logits"])
+        mean = (weights * params["location"]).sum(1)
+        squares = jnp.exp(2 * params["log_scale"]) + (params["location"] - mean[:, None]) ** 2
+        return mean, jnp.sqrt((weights * squares).sum(1))
 
     def reframe(self, params: dict, old: Frame, new: Frame) -> dict:
         """Express the same q in another frame: parameters of the same shapes."""
         old, new = jax.tree.map(lambda leaf: leaf[:, None], (old, new))
-        return jax.vmap(self._one.reframe)(params, old, new)
+        return {**params, **MeanFieldNormal().reframe(params, old, new)}
+
+
+def _below(params, v, sign):
+    """The share of q below each v, of shape (n, d); or that less 1, where the sign is -1."""
+    z = (v[..., None] - params["location"]) * jnp.exp(-params["log_scale"])
+    sign = sign[..., None]
+    return (jax.nn.softmax(params["logits"]) * sign * ndtr(sign * z)).sum(-1)
+
+
+@jax.custom_jvp
+def _slid(params, v):
+    """Each number of v, which moves with the parameters so that as much of q stays below it."""
+    return v
+
+
+@_slid.defjvp
+def _(primals, tangents):
+    params, v = primals
+    sign = jnp.where(_below(params, v, jnp.ones_like(v)) > 0.5, -1.0, 1.0).astype(v.dtype)
+    _, change = jax.jvp(lambda params: _below(params, v, sign), (params,), tangents[:1])
+    slope = jax.jvp(lambda v: _below(params, v, sign), (v,), (jnp.ones_like(v),))[1]
+    return v, -change / (slope + jnp.finfo(v.dtype).tiny)
 
 
 def _inverse(factor):

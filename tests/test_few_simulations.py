@@ -1,5 +1,6 @@
 """The posterior from few simulations: against exact answers, by any simulator, after a kill."""
 
+import math
 import pickle
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from himlib.few_simulations._coordinates import Coordinates, robust, squash
 from himlib.few_simulations._particles import attainable, ess_share, temper
 from himlib.few_simulations.external import collect, run_chunk
 from himlib.few_simulations.posterior import Seen, Simulated, draw
-from himlib.few_simulations.rounds import _variance
+from himlib.few_simulations.rounds import _code, _variance
 from himlib.networks import ratio_network, separable_ratio
 
 SMALL = {"simulations": 1_000, "rounds": 2, "particles": 1_000, "progress": False}
@@ -642,8 +643,10 @@ def test_a_kill_loses_no_more_than_a_chunk(tmp_path):
 
 
 def test_bank_knows_its_run(tmp_path):
-    first = fit_rounds(jax.random.key(0), NORMAL, Data(jnp.ones(1)), bank=tmp_path / "b", **SMALL)
-    again = fit_rounds(jax.random.key(0), NORMAL, Data(jnp.ones(1)), bank=tmp_path / "b", **SMALL)
+    """And teaches nothing twice: what the first of three rounds taught is in the proposals of the second."""
+    small = SMALL | {"rounds": 3}
+    first = fit_rounds(jax.random.key(0), NORMAL, Data(jnp.ones(1)), bank=tmp_path / "b", **small)
+    again = fit_rounds(jax.random.key(0), NORMAL, Data(jnp.ones(1)), bank=tmp_path / "b", **small)
     for one, other in (
         (first.beta, again.beta),
         (first.held_out, again.held_out),
@@ -651,15 +654,15 @@ def test_bank_knows_its_run(tmp_path):
     ):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match=r"bank: b is of another run \(other data\); name a new folder"):
-        fit_rounds(jax.random.key(0), NORMAL, Data(jnp.zeros(1)), bank=tmp_path / "b", **SMALL)
+        fit_rounds(jax.random.key(0), NORMAL, Data(jnp.zeros(1)), bank=tmp_path / "b", **small)
     other = model_of(dist.Normal(0, 2))
     with pytest.raises(ValueError, match=r"other model\)"):
-        fit_rounds(jax.random.key(0), other, Data(jnp.ones(1)), bank=tmp_path / "b", **SMALL)
+        fit_rounds(jax.random.key(0), other, Data(jnp.ones(1)), bank=tmp_path / "b", **small)
     louder = model_of(dist.Normal(0, 1), lambda noise, beta, covariate: (None, beta + 0.6 * noise))
     with pytest.raises(ValueError, match=r"other model\)"):
-        fit_rounds(jax.random.key(0), louder, Data(jnp.ones(1)), bank=tmp_path / "b", **SMALL)
+        fit_rounds(jax.random.key(0), louder, Data(jnp.ones(1)), bank=tmp_path / "b", **small)
     with pytest.raises(ValueError, match="other key"):
-        fit_rounds(jax.random.key(1), NORMAL, Data(jnp.ones(1)), bank=tmp_path / "b", **SMALL)
+        fit_rounds(jax.random.key(1), NORMAL, Data(jnp.ones(1)), bank=tmp_path / "b", **small)
 
 
 # --- pairs that were simulated before -----------------------------------------------------------------------
@@ -748,3 +751,12 @@ def test_wrong_external_models():
         ValueError, match=r"simulate: expected x with a leading axis of 50, got shapes \[\(\)"
     ):
         fit_rounds(jax.random.key(0), one, ONE, **SMALL)
+
+
+def test_an_external_model_is_not_simulated_in_jax():
+    with pytest.raises(TypeError, match="an ExternalModel is simulated outside of JAX, by fit_rounds"):
+        ExternalModel(dist.Normal(0, 1), outside).inner.simulate(jax.random.key(0), 0.0, None)
+
+
+def test_what_has_no_code_of_its_own_is_known_by_name():
+    assert _code(math.sqrt) == ["sqrt"] != _code(math.cos)

@@ -25,7 +25,7 @@ from himlib import (
     ratio_network,
 )
 from himlib.classification import Generator, bayesian_classifier
-from himlib.families import _spline
+from himlib.families import _moved, _slid, _spline
 from himlib.models import Frame
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -143,14 +143,27 @@ def test_density_of_a_mixture_is_the_sum(size):
 def test_independent_mixtures_are_mixtures_of_each_coordinate():
     family, v = FAMILIES["independent mixtures"], 2 * jax.random.normal(KEY, (50, 3))
     params = moved(family, 3)
-    alone = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(3)]
     one = MixtureOfNormals(2)
+    alone = [
+        {
+            "logits": params["logits"][i],
+            "location": params["location"][i][:, None],
+            "tril": params["log_scale"][i][:, None, None],
+        }
+        for i in range(3)
+    ]
     total = sum(one.distribution(p).log_prob(v[:, i : i + 1]) for i, p in enumerate(alone))
     np.testing.assert_allclose(log_prob(family)(params, v), total, rtol=1e-5, atol=1e-5)
     moments = np.stack([one.moments(p) for p in alone], 1)[..., 0]
     np.testing.assert_allclose(family.moments(params), moments, rtol=1e-6)
     correlation = np.corrcoef(np.asarray(family.sample(params, KEY, 20_000)).T)
     assert np.abs(correlation - np.eye(3)).max() < 4.5 / 20_000**0.5
+    slopes = jax.jacrev(lambda params: _slid(params, v))(params)  # draws move as those of one coordinate do
+    for i, p in enumerate(alone):
+        expected = jax.vmap(jax.jacrev(_moved), (None, 0))(p, v[:, i : i + 1])
+        for name, other in (("logits", "logits"), ("location", "location"), ("log_scale", "tril")):
+            found = slopes[name][:, i, i]
+            np.testing.assert_allclose(found, expected[other].reshape(found.shape), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2])

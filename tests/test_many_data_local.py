@@ -226,3 +226,8 @@ def test_nothing_is_forgotten_in_silence():
         train_ratio(KEY, MODEL, ratio_network(), DATA, FRAME, optax.sgd(0.1), steps=1)
     with pytest.raises(ValueError, match=r"model.marginal is the same model that forgets it"):
         fit_rounds(KEY, MODEL, DATA, simulations=1000, rounds=2, progress=False)
+
+
+def test_a_rate_that_explodes_is_told():
+    wild = fit_locals(KEY, MODEL, DATA, FRAME, family=FullRankNormal(), rate=1e30, **SMALL)
+    assert wild.outcome is LocalOutcome.NOT_FINITE

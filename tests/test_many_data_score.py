@@ -15,6 +15,7 @@ from toys import FLAT, count_traces
 
 from himlib import Data, HierarchicalImplicitModel, Network, cosine_adam, ratio_network
 from himlib.many_data import ScoreOutcome, solve_score, train_ratio
+from himlib.many_data.score import newton
 from himlib.models import Frame
 from himlib.random import normal
 from himlib.simulators.lotka_volterra import INITIAL, TRUE_BETA, LotkaVolterra, transitions
@@ -540,3 +541,31 @@ def test_a_spread_is_found_from_afar(start):
     assert np.abs((fit.mean - exact) / sd).max() < 0.5
     np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance)), sd, rtol=0.15)
     assert len(fit.history.step) < 35
+
+
+class Known:
+    """An equation whose sums are what they are said to be."""
+
+    scale, options = np.ones(2), {"centered": True}
+
+    def __init__(self, curvature, information, expected=None, size=10):
+        self.sums = np.zeros(2), information, curvature, size, 0.01 * np.eye(2), np.zeros((2, 2))
+        self.expected = lambda u, size: expected or (information, curvature)
+
+    def run(self, u, count, progress):
+        return self.sums
+
+
+@pytest.mark.parametrize(
+    ("equation", "detour"),
+    [
+        (Known(-np.eye(2), -np.eye(2)), False),  # neither is a curvature to go by
+        (Known(-np.eye(2), np.eye(2)), True),
+        (Known(np.eye(2), np.eye(2), (np.full((2, 2), np.nan), np.eye(2))), False),
+        (Known(np.eye(2), np.eye(2), (np.eye(2), -9 * np.eye(2))), False),
+    ],
+)
+def test_a_pass_without_a_direction_says_so(equation, detour):
+    step = newton(equation, REGRESSION, np.zeros(2), 0, None, careful=False)
+    assert step.failure is ScoreOutcome.NOT_DEFINITE and step.detour == detour
+    assert step.step.any() == detour

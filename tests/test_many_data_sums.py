@@ -185,3 +185,11 @@ def test_blocks_hold_no_more_simulations_where_pairs_are_many():
         chunks.cut(pairs)
         assert chunks.blocks == blocks and chunks.blocks * chunks.block >= 9000
         assert chunks.block * pairs <= BLOCK
+    chunks = Chunks(MODEL, data_of(200_000), None, 200_000, None)
+    chunks.cut(64)
+    assert len(chunks.few) < chunks.blocks / 2  # derivatives are measured on some of them
+    rows, index = np.arange(3), np.arange(chunks.blocks)
+    some = chunks.some((rows, (index, {"x": 2 * index})))
+    assert some[0] is rows
+    np.testing.assert_array_equal(some[1][0], chunks.few)
+    np.testing.assert_array_equal(some[1][1]["x"], 2 * chunks.few)

@@ -21,6 +21,7 @@ from himlib import (
     Result,
     cosine_adam,
     fit,
+    fit_seeds,
     lfvi,
     ratio_network,
     verdict,
@@ -252,3 +253,44 @@ def test_locals_in_the_plane(ratio_steps, rate, found):
     narrowest = jnp.linalg.eigvalsh(jnp.cov(within_datum.reshape(-1, 2).T))[0] ** 0.5
     assert (narrowest < 0.7) == found, narrowest
     assert found or jnp.mean(standard**2) < 1.4
+
+
+def fitted():
+    return lfvi(
+        FLAT, MeanFieldNormal(), ratio_network(hidden=(8,)),
+        ratio_optimizer=cosine_adam(1e-2, 300), posterior_optimizer=cosine_adam(2e-2, 300),
+    )  # fmt: skip
+
+
+def test_several_seeds_get_a_verdict_each():
+    algorithm, data = fitted(), Data(MANY.x[:20])
+    together = fit_seeds(jax.random.split(KEY, 2), algorithm, data, 300, progress=False)
+    found = verdict(KEY, FLAT, algorithm, together, data)
+    assert len(found) == 2 and found[0].width != found[1].width
+    for i, one in enumerate(found):
+        state = jax.tree.map(lambda leaf, i=i: leaf[i], together.state)
+        alone = verdict(KEY, FLAT, algorithm, Result(state, None, together.outcome[i]), data)
+        assert alone.width == pytest.approx(one.width, rel=1e-4) and findings(alone) == findings(one)
+
+
+def test_an_algorithm_without_pairs_has_no_second_classifier():
+    algorithm, data = fitted()._replace(contrast=None), Data(MANY.x[:20])
+    result = fit(KEY, algorithm, data, 20, progress=False)
+    found = verdict(KEY, FLAT, algorithm, result, data)
+    assert np.isnan([found.unlearned, found.unlearned_error, found.squeezed]).all()
+
+
+def test_data_in_a_corner_of_their_units_are_the_likely_cause_of_what_is_found():
+    """Beside a few huge simulated x the data differ by next to nothing in r's units."""
+    scales = HierarchicalImplicitModel(
+        dist.Normal(0.0, 3.0), generate=lambda noise, beta, c: (None, jnp.exp(3 * beta + noise)),
+        noise_shape=(),
+    )  # fmt: skip
+    algorithm = lfvi(
+        scales, MeanFieldNormal(), ratio_network(hidden=(8,)),
+        ratio_optimizer=cosine_adam(1e-2, 300), posterior_optimizer=cosine_adam(2e-2, 300),
+    )  # fmt: skip
+    data = Data(1e-3 * jnp.exp(MANY.x[:20]))
+    result = fit(KEY, algorithm, data, 300, progress=False)
+    found = verdict(KEY, scales, algorithm, result, data)
+    assert findings(found)[0] == "SQUEEZED" and len(found.findings) > 1

@@ -1,5 +1,6 @@
 """What one does with a posterior of few simulations: densities, other data, conditionals, files."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -169,6 +170,15 @@ def test_many_data_that_few_simulations_cannot_bear():
     assert run.outcome in (RoundsOutcome.UNSETTLED, RoundsOutcome.NARROWING) and run.agreement < 0.1
 
 
+def test_what_a_run_does_not_fit(run):
+    outside = ExternalModel(PRIOR, lambda rng, beta, covariate: np.zeros(2))
+    with pytest.raises(ValueError, match="start: expected features of size 2, got 1"):
+        fit_rounds(jax.random.key(0), outside, Data(np.zeros((1, 2))), start=run, progress=False)
+    unnamed = dataclasses.replace(run, beta=run.beta["a"])
+    with pytest.raises(TypeError, match="given: names parameters, and the prior is no dict"):
+        unnamed.given(jax.random.key(0), {"a": 1.0})
+
+
 def test_a_posterior_that_moved_is_unsettled(run):
     learned, draws = run._learned, run._draws
 
@@ -178,6 +188,8 @@ def test_a_posterior_that_moved_is_unsettled(run):
     assert judged(0.09) is judged(0.09, 0.5) is RoundsOutcome.UNSETTLED
     assert judged(0.11) is judged(np.nan) is RoundsOutcome.COMPLETED  # NaN: there was one round
     assert judged(0.11, 0.84) is RoundsOutcome.OVERFITTED
+    stuck = draws._replace(moved=0.01)
+    assert judge(learned, stuck, 1.0, run.held_out[-1, 2], 1.0) is RoundsOutcome.STUCK
     moved = learned._replace(before=learned.seen._replace(weights=np.array([-3.0, -3.0])))
     again = finish(moved, run._data, draws, run.held_out, run.weights, 0, None)
     assert again.outcome is RoundsOutcome.UNSETTLED and again.agreement < 0.05

@@ -89,6 +89,11 @@ def test_numbers_in_a_cell_stay_on_one_line():
     assert "| 0.90\u00a0to\u00a01.10 | -1\u2007\u20072 |" in shown._repr_markdown_()
 
 
+def test_columns_may_be_a_dict_of_formats():
+    rows = [[1.234, 5]]
+    assert repr(Table(rows, {"a": ".1f", "b": ""})) == repr(Table(rows, ["a:.1f", "b:"]))
+
+
 def test_title_stands_above():
     shown = Table([[1]], ["a"], "error | nats")
     assert repr(shown).startswith("error | nats\na\n")

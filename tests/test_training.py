@@ -412,6 +412,11 @@ def test_checkpoint_of_another_algorithm_is_refused(tmp_path):
         go_on(outside=lambda x: np.float32(1.01) * x, network=STANDARDIZING)
 
 
+def test_fingerprint_of_sets():
+    one, same, other = ({"a", "b"}, frozenset("ba"), {"a", "c"})
+    assert _checkpoints.fingerprint(one) == _checkpoints.fingerprint(same) != _checkpoints.fingerprint(other)
+
+
 def test_fingerprint_of_programs():
     table = np.arange(6.0, dtype="float32")
 

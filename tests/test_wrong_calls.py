@@ -838,3 +838,15 @@ def test_single_precision_under_x64_has_a_remedy():
 def test_checks_stand_back_under_a_transformation():
     states = jax.vmap(lambda x: ALGORITHM.init(KEY, Data(x)))(jnp.stack([X, X]))
     assert states.step.shape == (2,)
+
+
+def test_a_known_number_has_no_posterior_but_a_point():
+    known = model(prior=dist.Delta(1.0))
+    with pytest.raises(ValueError, match="has no width"):
+        lfvi(known, MeanFieldNormal(), NETWORK, ratio_optimizer=SGD, posterior_optimizer=SGD)
+
+
+def test_types_that_nothing_explains_get_no_hint():
+    yes_or_no = model(lambda noise, beta, covariate: (None, beta + noise > 0))
+    with pytest.raises(ValueError, match=r"float32\.$"):
+        check_problem(yes_or_no, DATA)
