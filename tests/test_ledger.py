@@ -31,7 +31,9 @@ CORRECTED = {
     **dict.fromkeys(("N1", "N2", "M14"), R),  # as they are worded
     **{"N8": C, "M15": N},  # what is wrong near them
 }
-GROUPS = "MLPNTBFDQO"
+# Of entries that came after these rules: chapters 1, 14 and 16.
+LATER = {"D5": SAME, "D6": N, "C1": X, "C2": W, "C3": R, "C4": X}
+GROUPS = "MLPNTBFDQCO"
 
 
 @cache
@@ -119,9 +121,27 @@ def test_every_entry_links_to_what_made_it():
     assert lost(shown()) == []
 
 
-def test_corrected_verdicts():
+@pytest.mark.parametrize("expected", [CORRECTED, LATER], ids=["corrected", "later"])
+def test_verdicts(expected):
     found = {name: verdict for name, verdict, _ in rows(shown())}
-    assert {name: found[name] for name in CORRECTED} == CORRECTED
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_causes_begin_with_those_of_chapter_16():
+    """The stored run has the chapter's data sets first, and its page the same numbers in fewer digits."""
+    linear, spread = (results.load("16_causes")["pieces"][name] for name in ("linear", "spread"))
+    page = np.array(STORED["pages"]["index"])
+    np.testing.assert_allclose(linear["rms"][: len(page)], page[:, 0], atol=0.002)
+    np.testing.assert_allclose(linear["sd_ratio"][: len(page)], page[:, 2:4], atol=0.02)
+    for method, name in (
+        ("components", "spread_scans"),
+        ("right density, Laplace", "spread_density"),
+        ("LFVI, Laplace", "spread_lfvi"),
+    ):
+        shown = STORED["pages"][name][0][2:]
+        np.testing.assert_allclose(spread["precision"][method][: len(shown)], shown, atol=0.02)
+    assert {len(values) for values in linear["precision"].values()} == {10}
+    assert {len(values) for values in spread["precision"].values()} == {5}
 
 
 def test_the_tally_is_that_of_the_tables():

@@ -40,6 +40,8 @@ SCHEDULE = [10 * 0.9**k for k in range(30)]
 # number, and ? for one that is passed over.
 PAGES = {
     "pushforward": ("01", "of 80 bins within", "? # ?"),
+    "net_counted": ("01", "different x", "counted # # # #"),
+    "net_exact": ("01", "different x", "exact # # # #"),
     "moments": ("02", "moments  within", " # #"),
     "all_data": ("03", "accepted, one in", "# # ?"),
     "abc_tight": ("03", "rejection accepts", " 0.02 # # #%"),
@@ -76,6 +78,14 @@ PAGES = {
     "margins": ("13", "all_weights", "all_margins # # # #"),
     "probit": ("13", "softmax in place", "? # # # # ?"),
     "map_gan": ("13", "Bayesian GAN, MAP", " # # # # #"),
+    "hard_independent": ("14", "without inner noises", "best independent q # # # # #"),
+    "hard_implicit": ("14", "without inner noises", "implicit q # # # # #"),
+    "hard_plain": ("14", "without inner noises", "without inner noises # # # # #"),
+    "index": ("16", "of the best mean-field normal", "? AT_REST # # # to # # # #"),
+    "spread_scans": ("16", "true confounder, ranks", "components # # # # # # #"),
+    "spread_density": ("16", "true confounder, ranks", "right density, Laplace # # # # # # #"),
+    "spread_lfvi": ("16", "true confounder, ranks", "LFVI, Laplace # # # #"),
+    "worlds": ("16", "noise variance", " # # # #"),
 }
 
 
