@@ -126,8 +126,8 @@ def lfvi(
     posterior
         Family of q(beta): :class:`~himlib.families.MeanFieldNormal`,
         :class:`~himlib.families.FullRankNormal`, :class:`~himlib.families.SplineFlow`,
-        :class:`~himlib.families.MixtureOfNormals`, :class:`~himlib.families.PointMass`, or one of your own,
-        see :class:`~himlib.families.Family`.
+        :class:`~himlib.families.MixtureOfNormals`, :class:`~himlib.families.MeanFieldMixture`,
+        :class:`~himlib.families.PointMass`, or one of your own, see :class:`~himlib.families.Family`.
     ratio
         Network of (x, z, beta, covariate, center), see :func:`himlib.networks.ratio_network`.
     local

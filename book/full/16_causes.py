@@ -1,11 +1,11 @@
-"""The stored results of chapter 16: LFVI on ten data sets of the linear trait, on five of the other.
+"""The stored result of chapter 16: LFVI on ten data sets of the linear trait.
 
 python book/full/16_causes.py
 
-It runs the chapter's own cells, those that these two tables need, with its size set to ``full`` and without
-their assertions, so that what would fail them is stored too. Goes on from what
-``himlib/book/results/16_causes.json`` holds; delete it to begin anew. Six minutes on one core that has
-nothing else to do; 2 GB of memory.
+It runs the chapter's own cells, those that this table needs, with its size set to ``full`` and without
+their assertions, so that what would fail them is stored too. To make
+``himlib/book/results/16_causes.json`` anew, delete it. Three minutes on one core that has nothing else to do;
+2 GB of memory.
 """
 
 import ast
@@ -31,7 +31,7 @@ def run(source: str, space: dict):
 
 
 def chapter() -> dict:
-    """What the chapter's cells define before the first of the two tables."""
+    """What the chapter's cells define before that table."""
     functions = [node for node in ast.parse(CELLS["structures"]).body if isinstance(node, ast.FunctionDef)]
     space = {}
     run(CELLS["imports"].replace('size = "quick"', 'size = "full"'), space)
@@ -61,28 +61,13 @@ def linear(space: dict) -> dict:
     }
 
 
-def spread(space: dict) -> dict:
-    """Average precision on each data set, and what intervals of 90 % hold, of all effects and of the ten."""
-    run(CELLS["spread-model"], space)
-    run(CELLS["spread"], space)
-    return {
-        "outcomes": space["outcomes"],
-        "precision": {name: rounded(values) for name, values in space["precision"].items()},
-        "inside": {name: rounded(values) for name, values in space["inside"].items()},
-    }
-
-
 def main():
     stored = begun(NAME)
-    pieces, earlier, space = stored["pieces"], stored["made"], None
-    for compute in (linear, spread):
-        if compute.__name__ not in pieces:
-            space = space or chapter()
-            if compute is spread and "through_index" not in space:
-                run(CELLS["linear"].split("through_index =")[0], space)
-            pieces[compute.__name__] = compute(space)
-            store(NAME, {"pieces": pieces}, earlier=earlier)
-            print(f"{compute.__name__}: {time.process_time():.0f} s of processor time", flush=True)
+    pieces = stored["pieces"]
+    if "linear" not in pieces:
+        pieces["linear"] = linear(chapter())
+        store(NAME, {"pieces": pieces}, earlier=stored["made"])
+        print(f"linear: {time.process_time():.0f} s of processor time", flush=True)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,10 @@ PAGES = {
     "hard_plain": ("14", "without inner noises", "without inner noises # # # # #"),
     "index": ("16", "of the best mean-field normal", "? AT_REST # # # to # # # #"),
     "spread_scans": ("16", "true confounder, ranks", "components # # # # # # #"),
-    "spread_density": ("16", "true confounder, ranks", "right density, Laplace # # # # # # #"),
-    "spread_lfvi": ("16", "true confounder, ranks", "LFVI, Laplace # # # #"),
+    "spread_density": ("16", "true confounder, ranks", "right density, slab # # # # # # #"),
+    "spread_lfvi": ("16", "true confounder, ranks", "LFVI, slab # # # # # # #"),
+    "held": ("16", "the ten ranked first", "LFVI, slab # # #"),
+    "held_density": ("16", "the ten ranked first", "right density, slab # # #"),
     "worlds": ("16", "noise variance", " # # # #"),
 }
 
