@@ -618,11 +618,10 @@ class MeanFieldMixture:
         """Draw v, reparameterized: an array of shape (size, d)."""
         k_component, k_noise = jax.random.split(key)
         shape = (size, len(params["logits"]))
-        mine = jax.random.categorical(k_component, params["logits"], shape=shape)[..., None]
-        location, log_scale = (
-            jnp.take_along_axis(params[name][None], mine, -1)[..., 0] for name in ("location", "log_scale")
-        )
-        v = location + jnp.exp(log_scale) * normal(k_noise, shape)
+        mine = jax.random.categorical(k_component, params["logits"], shape=shape)
+        mine = jax.nn.one_hot(mine, self.components, dtype=params["location"].dtype)
+        noise = normal(k_noise, shape)[..., None]
+        v = (mine * (params["location"] + jnp.exp(params["log_scale"]) * noise)).sum(-1)
         return _slid(params, jax.lax.stop_gradient(v))
 
     def distribution(self, params: dict) -> dist.Distribution:
